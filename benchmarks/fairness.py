@@ -1,0 +1,167 @@
+"""Many threads on few connections: who is served, who waits, how much goes.
+
+::
+
+    python -m benchmarks.fairness            # on a stub driver
+    python -m benchmarks.fairness URL        # on a database
+
+QueuePool and ReaperPool take turns, so that whatever else the machine does
+meets both; throughput is given as the median of the pairs' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import threading
+import time
+from typing import Any
+from typing import Callable
+from typing import NamedTuple
+
+from sqlalchemy import create_engine
+from sqlalchemy import make_url
+from sqlalchemy.pool import QueuePool
+
+from sa_reaperpool import ReaperPool
+
+
+class Result(NamedTuple):
+    per_second: float
+    evenness: float
+    """The least served thread's checkouts by the most served one's."""
+    longest: float
+    """The longest wait, in seconds."""
+
+
+class StubConnection:
+    def rollback(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def pool_on(url: str | None, poolclass: type[QueuePool], size: int) -> Any:
+    if url is None:
+        return poolclass(StubConnection, pool_size=size, max_overflow=0)
+    engine = create_engine(
+        make_url(url), poolclass=poolclass, pool_size=size, max_overflow=0
+    )
+    return engine.pool
+
+
+def measure(
+    pool: Any, threads: int, hold: float, seconds: float
+) -> Result:
+    served = [0] * threads
+    longest = [0.0] * threads
+    start = threading.Barrier(threads)
+
+    def work(number: int) -> None:
+        start.wait()
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            asked = time.perf_counter()
+            connection = pool.connect()
+            waited = time.perf_counter() - asked
+            if waited > longest[number]:
+                longest[number] = waited
+            if hold:
+                time.sleep(hold)
+            connection.close()
+            served[number] += 1
+
+    workers = [
+        threading.Thread(target=work, args=(number,))
+        for number in range(threads)
+    ]
+    began = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    took = time.perf_counter() - began
+    return Result(
+        sum(served) / took, min(served) / max(served), max(longest)
+    )
+
+
+def warm(pool: Any, size: int) -> None:
+    """Open all connections, so that no round measures connects."""
+    for connection in [pool.connect() for _ in range(size)]:
+        connection.close()
+
+
+def compare(
+    make: Callable[[type[QueuePool]], Any], arguments: argparse.Namespace
+) -> tuple[list[Result], list[Result]]:
+    results: tuple[list[Result], list[Result]] = ([], [])
+    for number in range(arguments.rounds):
+        order = [(QueuePool, results[0]), (ReaperPool, results[1])]
+        for poolclass, into in order[:: -1 if number % 2 else 1]:
+            pool = make(poolclass)
+            warm(pool, arguments.size)
+            into.append(
+                measure(
+                    pool,
+                    arguments.threads,
+                    arguments.hold / 1000,
+                    arguments.seconds,
+                )
+            )
+            pool.dispose()
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fairness", description=__doc__
+    )
+    parser.add_argument("url", nargs="?", help="default: a stub driver")
+    parser.add_argument("--threads", type=int, default=16)
+    parser.add_argument("--size", type=int, default=4, help="connections")
+    parser.add_argument(
+        "--hold", type=float, default=1.0, help="milliseconds"
+    )
+    parser.add_argument("--seconds", type=float, default=3.0, help="a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+
+    stock, ours = compare(
+        lambda poolclass: pool_on(arguments.url, poolclass, arguments.size),
+        arguments,
+    )
+    ideal = arguments.threads / arguments.size * arguments.hold
+    print(
+        f"{arguments.threads} threads on {arguments.size} connections, "
+        f"{arguments.hold:g} ms hold, {arguments.rounds} rounds of "
+        f"{arguments.seconds:g} s each"
+    )
+    print(
+        f"{'':12}{'checkouts/s':>12}{'least/most':>12}{'longest wait':>16}"
+    )
+    for name, results in (("QueuePool", stock), ("ReaperPool", ours)):
+        longest = [result.longest * 1000 for result in results]
+        print(
+            f"{name:12}"
+            f"{statistics.median(r.per_second for r in results):12.0f}"
+            f"{statistics.median(r.evenness for r in results):12.3f}"
+            f"{statistics.median(longest):13.1f} ms"
+        )
+    ratios = [b.per_second / a.per_second for a, b in zip(stock, ours)]
+    print(
+        f"throughput: {statistics.median(ratios):.3f} of QueuePool's "
+        f"(from {min(ratios):.3f} to {max(ratios):.3f})"
+    )
+    if ideal:
+        waits = [result.longest * 1000 / ideal for result in ours]
+        print(
+            f"ReaperPool's longest wait: {statistics.median(waits):.1f} "
+            f"times threads/connections x hold (from {min(waits):.1f} to "
+            f"{max(waits):.1f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,530 @@
+"""The one room where private parts of SQLAlchemy are met.
+
+The package relies on the following names, each guarded by a test in
+tests/test_adapter.py which fails when it changes.
+
+``Pool._do_get()``, ``Pool._do_return_conn()``
+    What a checkout takes its record from and a return gives it to;
+    ``QueuePool`` itself overrides the same two.
+
+``Pool._creator``, ``Pool._should_wrap_creator()``
+    What opens a connection, as it was given, and what makes of it the
+    function through which every connect goes, the first and each reconnect;
+    wrapped here so that the pool knows the moment.
+
+``Pool._close_connection()``
+    Through which every close goes.
+
+``Pool._invalidate()``
+    Called by ``Connection`` when an error is a disconnect, to mark all
+    connections of the pool as suspect.
+
+``Pool._dialect``, ``_timeout``, ``_max_overflow``, ``_pool``, ``_overflow``,
+``_recycle``, ``_pre_ping``, ``_reset_on_return``, ``_orig_logging_name``
+    A pool's state under the names that SQLAlchemy and its tests use.
+
+``Pool._should_log_debug()``, and ``_dispatch`` as an argument of ``Pool``
+    What a finaliser is told of logging; how ``recreate()`` hands on events.
+
+``_ConnDialect``
+    The dialect of a pool that belongs to no engine.
+
+``Dialect._do_ping_w_event()``
+    Asks the server, in the way of ``pre_ping``.
+
+``_ConnectionRecord`` (``connect=False``, ``fairy_ref``, ``starttime``,
+``get_connection()``, ``_checkin_failed()``,
+``_is_hard_or_soft_invalidated()``)
+    The entry of a pool.  Made unconnected, so that a slot can be taken
+    before the connect begins.
+
+``_ConnectionFairy`` (``_pool``, ``_connection_record``, ``_counter``,
+``_checkin()``, ``_close_special()``, ``_checkout_existing()``, and
+``dbapi_connection`` as a slot)
+    The handle.  Its class is changed once SQLAlchemy's own checkout is
+    done with it, so that this is exactly SQLAlchemy's own.
+
+``_exec_once_mutex`` of an event's listeners
+    What SQLAlchemy holds during a pool's first connect.
+
+``_finalize_fairy()``, ``_ConnectionFairy._finalizer`` (2.1),
+``_strong_ref_connection_records`` (2.0)
+    What returns a handle that was garbage collected.  It is replaced by a
+    weak reference in ``pool._leases``, so that this return too has to win
+    the lease before it touches the connection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING
+from typing import Any
+from typing import Callable
+from typing import cast
+
+from sqlalchemy import event
+from sqlalchemy.engine import Dialect
+from sqlalchemy.pool import Pool
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.pool import base as _base
+from sqlalchemy.pool.base import _ConnDialect
+from sqlalchemy.pool.base import _ConnectionFairy
+from sqlalchemy.pool.base import _ConnectionRecord
+from sqlalchemy.pool.base import _finalize_fairy
+
+from . import liveness
+from .errors import ConnectionReclaimed
+from .handle import Noting
+from .handle import Refusing
+from .handle import raise_if_reclaimed
+from .lease import Lease
+
+if TYPE_CHECKING:
+    from .queue import FairQueue
+
+# 2.0 has no finalizer object, but a weak reference kept in this dictionary
+_strong_refs: dict[Any, Any] | None = getattr(
+    _base, "_strong_ref_connection_records", None
+)
+
+
+_driver_connection = _ConnectionFairy.__dict__["driver_connection"]
+_dbapi_connection_slot = _ConnectionFairy.__dict__["dbapi_connection"]
+
+
+class Entry(_ConnectionRecord):
+    """A place in the pool, and the connection in it, if any.
+
+    Times are seconds on the monotonic clock; they are set by the pool.
+    """
+
+    opened_at: float = 0.0
+    """When the connection was opened."""
+
+    idle_since: float = 0.0
+    """When it was returned, or opened if it never was."""
+
+    traffic_at: float = 0.0
+    """When the server was last heard."""
+
+    spread: float = 0.0
+    """The fraction by which its max_age and keepalive are shortened."""
+
+    outdated: str | None = None
+    """Why it is not to be used any longer: ``refreshed``, ``shutdown``."""
+
+    probe: liveness.Probe | None = None
+    """Looks at its socket."""
+
+    def __init__(self, pool: AdaptedQueuePool):
+        super().__init__(pool, connect=False)
+        self.pool = weakref.ref(pool)
+        self.process = os.getpid()
+
+    @property
+    def connected(self) -> bool:
+        return self.dbapi_connection is not None
+
+    def __del__(self) -> None:
+        # Lost by an interrupted line, while the pool lives on.  When they
+        # go together, its connections are left to their driver, as ever.
+        # A forked child that ends drops what is its parent's.
+        try:
+            pool = self.pool()
+            if self.dbapi_connection is None or pool is None:
+                return
+            if self.process == os.getpid():
+                pool.explain_close(self, "failed")
+                self.close()
+        except Exception:
+            pass
+
+    def discard(self, error: BaseException | None = None) -> None:
+        """Close the connection and give the place back, by its own way.
+
+        The events fire as for any connection that is invalidated.
+        """
+        self._checkin_failed(cast(BaseException, error))
+
+
+class Handle(Noting, _ConnectionFairy):
+    """What a user holds while his lease lasts.
+
+    Each way in which a lease can end well first takes the lease, so that
+    nothing is touched that the pool took back meanwhile.
+
+    The reaper may change the class of a handle while one of its methods
+    runs.  So these do without super(), which would look at the class
+    again, and call what must not depend on it as a function.
+    """
+
+    __slots__ = ()
+
+    _pool: AdaptedQueuePool
+
+    @property
+    def dbapi_connection(self) -> Any:
+        lease = self.__dict__.get("lease")
+        if lease is not None:
+            lease.taken_out()
+        return _dbapi_connection_slot.__get__(self)
+
+    @dbapi_connection.setter
+    def dbapi_connection(self, connection: Any) -> None:
+        _dbapi_connection_slot.__set__(self, connection)
+
+    @property
+    def driver_connection(self) -> Any:  # type: ignore[override]
+        self.lease.taken_out()
+        return _driver_connection.__get__(self)
+
+    @property
+    def is_valid(self) -> bool:
+        return _dbapi_connection_slot.__get__(self) is not None
+
+    def close(self) -> None:
+        lease = self.__dict__.get("lease")
+        try:
+            _ConnectionFairy.close(self)
+        except BaseException:
+            _let_go(self, lease)
+            raise
+
+    def _close_special(self, transaction_reset: bool = False) -> None:
+        lease = self.__dict__.get("lease")
+        try:
+            _ConnectionFairy._close_special(self, transaction_reset)
+        except BaseException:
+            _let_go(self, lease)
+            raise
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        if _end(self):
+            _ConnectionFairy._checkin(self, transaction_was_reset)
+
+    def invalidate(
+        self, e: BaseException | None = None, soft: bool = False
+    ) -> None:
+        if soft:
+            _ConnectionFairy.invalidate(self, e, soft=True)
+            return
+        lease = self.__dict__.get("lease")
+        try:
+            if _end(self):
+                _ConnectionFairy.invalidate(self, e)
+        except BaseException:
+            _let_go(self, lease)
+            raise
+
+    def detach(self) -> None:
+        lease = self.__dict__.get("lease")
+        try:
+            if _end(self):
+                _ConnectionFairy.detach(self)
+        except BaseException:
+            _let_go(self, lease)
+            raise
+        raise_if_reclaimed(self)
+
+
+def _end(handle: Handle) -> bool:
+    """Take a handle's lease, to end it well; False if it is not there.
+
+    From then on this is a plain handle of SQLAlchemy's.
+    """
+    lease = handle.__dict__.get("lease")
+    if lease is None or handle._pool._leases.pop(lease.handle, None) is None:
+        return False
+    # in this order: where there is no lease there is no Handle either
+    handle.__class__ = _ConnectionFairy  # type: ignore[assignment]
+    # with the lease goes its weak reference, before that can fire
+    del handle.lease
+    return True
+
+
+def _let_go(handle: _ConnectionFairy, lease: Lease | None) -> None:
+    """Give up what an interrupted return had in its hands.
+
+    Its user is done with the connection.  Unless this was given back, or
+    taken back, nobody has it any more, in a state that nobody knows.
+    """
+    if lease is None or isinstance(handle, ReclaimedHandle):
+        return
+    handle.__class__ = _ConnectionFairy
+    handle.__dict__.pop("lease", None)
+    handle.dbapi_connection = cast(Any, None)
+    handle._connection_record = None
+    pool = cast(AdaptedQueuePool, handle._pool)
+    pool._leases.pop(lease.handle, None)
+    pool.give_up(lease.entry, lease.turn)
+
+
+class ReclaimedHandle(Refusing, _ConnectionFairy):
+    """What a handle is once the pool took its connection back."""
+
+    __slots__ = ()
+
+    _checkout_existing = Refusing.cursor
+
+    def _close_special(self, transaction_reset: bool = False) -> None:
+        pass
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        pass
+
+
+
+def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
+    """Turn SQLAlchemy's new handle into one with a lease.
+
+    At no line are there fewer than one finaliser that would return it.
+    """
+    entry = fairy._connection_record
+    if entry is None:
+        # a listener of the checkout event ended it already
+        return cast(Handle, fairy)
+    lease = Lease(entry, pool.queue.turn(entry))
+    lease.handle = ref = weakref.ref(fairy, pool._handle_collected)
+    pool._leases[ref] = lease
+    entry.fairy_ref = ref
+    if _strong_refs is None:
+        fairy._finalizer.detach()
+    else:
+        _strong_refs.pop(weakref.ref(fairy), None)
+    fairy.lease = lease
+    fairy.__class__ = Handle
+    return cast(Handle, fairy)
+
+
+def fence(handle: Any, error: ConnectionReclaimed) -> None:
+    """See to it that this handle never touches its connection again.
+
+    :param error: what its uses will raise.
+
+    """
+    handle.__dict__["reclaimed"] = error
+    handle.__class__ = ReclaimedHandle
+    _dbapi_connection_slot.__set__(handle, None)
+    handle._connection_record = None
+    handle.__dict__.pop("lease", None)
+
+
+def return_collected(
+    entry: Entry, pool: AdaptedQueuePool, ref: weakref.ref[Any]
+) -> None:
+    """Return a connection whose handle was garbage collected."""
+    echo = pool._should_log_debug()
+    if _strong_refs is None:
+        _finalize_fairy(None, entry, pool, echo, is_gc_cleanup=True)
+    else:
+        _finalize_fairy(None, entry, pool, ref, echo)  # type: ignore[arg-type]
+
+
+class AdaptedQueuePool(QueuePool):
+    """A QueuePool whose hooks are the verbs of the class derived from it."""
+
+    _leases: dict[weakref.ref[Any], Lease]
+    queue: FairQueue[Entry] = None  # type: ignore[assignment]
+
+    # verbs
+
+    def _take_entry(self) -> Entry:
+        raise NotImplementedError()
+
+    def _give_back(self, entry: Entry) -> None:
+        raise NotImplementedError()
+
+    def _handle_collected(self, ref: weakref.ref[Any]) -> None:
+        raise NotImplementedError()
+
+    def _connect(self, entry: Entry, connect: Callable[[Any], Any]) -> Any:
+        raise NotImplementedError()
+
+    def explain_close(self, entry: Entry, reason: str) -> None:
+        raise NotImplementedError()
+
+    def give_up(self, entry: Entry, turn: int) -> None:
+        raise NotImplementedError()
+
+    def _closed(self, connection: Any, terminated: bool) -> None:
+        raise NotImplementedError()
+
+    # SQLAlchemy's hooks
+
+    def _do_get(self) -> Entry:
+        return self._take_entry()
+
+    def _do_return_conn(self, record: Any) -> None:
+        self._give_back(record)
+
+    def _should_wrap_creator(self, creator: Any) -> Any:
+        connect = super()._should_wrap_creator(creator)
+        return lambda record: self._connect(record, connect)
+
+    def _close_connection(
+        self, connection: Any, *, terminate: bool = False
+    ) -> None:
+        try:
+            super()._close_connection(connection, terminate=terminate)
+        finally:
+            self._closed(connection, terminate)
+
+    def _invalidate(
+        self,
+        connection: Any,
+        exception: BaseException | None = None,
+        _checkin: bool = True,
+    ) -> None:
+        # The pool closed this one itself; that tells nothing of the others.
+        if not isinstance(connection, ReclaimedHandle):
+            super()._invalidate(connection, exception, _checkin)
+
+    # SQLAlchemy's state
+
+    @property
+    def _pool(self) -> Any:  # type: ignore[override]
+        return self.queue
+
+    @property
+    def _overflow(self) -> int:
+        return self.queue.live() - self.queue.maxsize
+
+    @_overflow.setter
+    def _overflow(self, value: int) -> None:
+        # nobody counts here but the queue
+        pass
+
+    def _init_base(
+        self,
+        creator: Any,
+        queue: FairQueue[Entry],
+        max_overflow: int,
+        timeout: float | None,
+        **kw: Any,
+    ) -> None:
+        Pool.__init__(self, creator, **kw)
+        self.queue = queue
+        self._max_overflow = max_overflow
+        self._timeout = cast(float, timeout)
+
+    def _base_arguments(self) -> dict[str, Any]:
+        """What recreate() passes on of SQLAlchemy's own state."""
+        return {
+            "pool_size": self.queue.maxsize,
+            "max_overflow": self._max_overflow,
+            "timeout": self._timeout,
+            "use_lifo": self.queue.use_lifo,
+            "recycle": self._recycle,
+            "echo": self.echo,
+            "logging_name": self._orig_logging_name,
+            "reset_on_return": self._reset_on_return,
+            "_dispatch": self.dispatch,
+            "dialect": self._dialect,
+        }
+
+    @property
+    def creator(self) -> Any:
+        """What opens a connection, as it was given."""
+        return self._creator
+
+    def close_raw(self, connection: Any) -> None:
+        """Close a connection that no record has."""
+        self._close_connection(connection, terminate=True)
+
+    @property
+    def given_name(self) -> str | None:
+        """The ``logging_name`` that the pool was given."""
+        return self._orig_logging_name
+
+    @property
+    def time_limit(self) -> float | None:
+        """Seconds that a checkout may take, unless it says otherwise."""
+        return self._timeout
+
+    @property
+    def max_overflow(self) -> int:
+        """Connections beyond the size; -1 for any number."""
+        return self._max_overflow
+
+    @property
+    def has_dialect(self) -> bool:
+        return type(self._dialect) is not _ConnDialect
+
+    def driver_of(self, connection: Any) -> Any:
+        """The driver's own connection."""
+        return self._dialect.get_driver_connection(connection)
+
+    def suspect(self, entry: Entry) -> bool:
+        """Will SQLAlchemy replace this connection at its next checkout?
+
+        That is, was it, or were all in the pool, invalidated.
+        """
+        return entry._is_hard_or_soft_invalidated()
+
+    def recycled(self, connection: Any) -> bool:
+        """Is this connection past the pool's ``recycle``?"""
+        return self._recycle > -1 and any(
+            entry.dbapi_connection is connection
+            and time.time() - entry.starttime > self._recycle
+            for entry in self.queue.entries()
+        )
+
+    def ping(self, entry: Entry) -> bool:
+        """Ask the server; any failure to answer means no."""
+        try:
+            return bool(
+                self._dialect._do_ping_w_event(
+                    cast(Any, entry.dbapi_connection)
+                )
+            )
+        except Exception as error:
+            self.logger.debug("Ping failed: %s", error)
+            return False
+
+    def ping_and_roll_back(self, entry: Entry) -> bool:
+        """For an idle connection: leave no transaction behind."""
+        if not self.ping(entry):
+            return False
+        try:
+            cast(Any, entry.dbapi_connection).rollback()
+        except Exception as error:
+            self.logger.debug("Rollback after a ping failed: %s", error)
+            return False
+        return True
+
+    def unlock_first_connect(self) -> None:
+        """Undo what an interruption of a pool's first connect may leave.
+
+        SQLAlchemy runs the events of the first connect under a mutex.  A
+        trace function that raises at its ``try:`` leaves that locked, and
+        every later connect would wait for it.  At worst this lets two
+        threads initialise a dialect at a time.
+        """
+        events: Any = self.dispatch.connect
+        mutex = getattr(events, "_exec_once_mutex", None)
+        if mutex is not None and mutex.locked():
+            events._exec_once_mutex = None
+
+    def recognise_reclaimed(self) -> None:
+        """Let Connection treat ConnectionReclaimed as a disconnect.
+
+        Done before the first checkout: another thread's error may be going
+        through the dialect's listeners at any later time.
+        """
+        dialect = self._dialect
+        if isinstance(dialect, Dialect) and not event.contains(
+            dialect, "handle_error", _reclaimed_is_disconnect
+        ):
+            event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
+
+
+def _reclaimed_is_disconnect(context: Any) -> ConnectionReclaimed | None:
+    error = context.original_exception
+    if not isinstance(error, ConnectionReclaimed):
+        return None
+    context.is_disconnect = True
+    context.invalidate_pool_on_disconnect = False
+    # 2.0 would wrap it in a StatementError, which nobody looks for
+    return None if context.sqlalchemy_exception is None else error.again()

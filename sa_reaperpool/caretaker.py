@@ -1,0 +1,300 @@
+"""Acting on what upkeep.py decides, for one pool.
+
+Whatever is acted on is claimed first, in one step: a lease by taking it out
+of ``pool._leases``, an idle entry by taking it out of the queue.  Nothing
+here holds a lock while it acts, and the failure of one connection is its
+own.
+"""
+
+from __future__ import annotations
+
+import random
+import traceback
+import weakref
+from time import monotonic
+from typing import TYPE_CHECKING
+from typing import Callable
+
+from . import adapter
+from . import liveness
+from . import upkeep
+from .adapter import Entry
+from .errors import ConnectionReclaimed
+from .lease import Lease
+from .reaper import reaper
+
+if TYPE_CHECKING:
+    from .reaper import Submit
+    from .stock import StockedPool
+
+
+class Caretaker:
+    """Reaps, retires, pings and refills.
+
+    :param pool: whose connections; referred to weakly.
+
+    """
+
+    def __init__(self, pool: StockedPool):
+        self._pool_ref = weakref.ref(pool)
+        self._failures = 0
+        self._refill_at = 0.0
+
+    @property
+    def _pool(self) -> StockedPool:
+        pool = self._pool_ref()
+        assert pool is not None, "whoever calls has the pool"
+        return pool
+
+    # leases
+
+    def reap(self, now: float) -> int:
+        """Take back what its holders, all ended, left behind."""
+        pool = self._pool
+        if pool.has_lost():
+            pool.recover_lost()
+        verdicts, _ = upkeep.judge_leases(
+            list(pool._leases.values()), pool.settings, now
+        )
+        return sum(self._act_alone(lease, act) for lease, act in verdicts)
+
+    def something_is_due(self, now: float) -> bool:
+        """Is there a lease that :meth:`.tend_leases` might act on?"""
+        settings = self._pool.settings
+        if settings.leak_timeout is not None:
+            return True
+        grace = settings.dead_connection_timeout
+        if grace is None:
+            return False
+        for lease in list(self._pool._leases.values()):
+            if now - lease.used >= grace:
+                return True
+        return False
+
+    def tend_leases(self, now: float, submit: Submit) -> float | None:
+        pool = self._pool
+        if pool.has_lost():
+            submit("lost", pool.recover_lost)
+        verdicts, due = upkeep.judge_leases(
+            list(pool._leases.values()), pool.settings, now
+        )
+        for lease, act in verdicts:
+            if self.worth_acting(lease, act):
+                submit(lease.handle, _bound(self._act_alone, pool, lease, act))
+            elif act is upkeep.Act.REAP:
+                # A cursor is open still, whose end nobody will tell of.
+                again = now + max(
+                    1.0, pool.settings.dead_connection_timeout or 0.0
+                )
+                due = again if due is None else min(due, again)
+        return due
+
+    def worth_acting(self, lease: Lease, act: upkeep.Act) -> bool:
+        if act is upkeep.Act.REPORT:
+            return True
+        if act is upkeep.Act.LOOK:
+            probe = lease.entry.probe
+            if probe is None or probe() is not liveness.Look.CLOSED:
+                return False
+        return not self._in_use(lease)
+
+    def _in_use(self, lease: Lease) -> bool:
+        if any(liveness.cursor_open(cursor) for cursor in lease.cursors()):
+            return True
+        return liveness.running(lease.entry.driver_connection)
+
+    def _act_alone(self, lease: Lease, act: upkeep.Act) -> int:
+        try:
+            return self._act(lease, act)
+        except Exception:
+            # its own failure, and not that of the next one
+            self._pool.logger.error("Exception during upkeep", exc_info=True)
+            return 0
+
+    def _act(self, lease: Lease, act: upkeep.Act) -> int:
+        # in a helper thread time has passed since the decision
+        still, _ = upkeep.judge_leases(
+            [lease], self._pool.settings, monotonic()
+        )
+        if (lease, act) not in still or not self.worth_acting(lease, act):
+            return 0
+        if act is upkeep.Act.REPORT:
+            self._report_leak(lease)
+            return 0
+        if act is upkeep.Act.LOOK:
+            return self.reclaim(
+                lease, "dead", "the server closed the connection"
+            )
+        return self.reclaim(lease, "abandoned", "all its holders have ended")
+
+    def reclaim(self, lease: Lease, reason: str, why: str) -> bool:
+        """Fence a lease's handle, close its connection, free the slot.
+
+        :return: False if the lease ended meanwhile.
+
+        """
+        pool = self._pool
+        ref, taken = lease.handle, None
+        connection = lease.entry.dbapi_connection
+        try:
+            taken = pool._leases.pop(ref, None)
+            if taken is None:
+                return False
+            handle = ref()
+            if handle is None:
+                # its finaliser was just about to do this
+                adapter.return_collected(lease.entry, pool, ref)
+                return True
+            error = pool.reclaimed(self._story(lease, why), reason)
+            adapter.fence(handle, error)
+            self._close_reclaimed(lease.entry, reason, error)
+            # after the slot is free, which a log's handler may wait for
+            pool.logger.warning(
+                "%s  If that is how it should be, call pool.keep().", error
+            )
+            return True
+        except BaseException:
+            if taken is not None:
+                # Interrupted.  A handle that somebody keeps must not keep
+                # the entry: fenced, it lets go of it.
+                handle = ref()
+                if handle is not None:
+                    adapter.fence(handle, pool.reclaimed(why, reason))
+                pool.give_up(lease.entry, lease.turn)
+                if connection is not None:
+                    pool.close_raw(connection)
+            raise
+
+    def _close_reclaimed(
+        self, entry: Entry, reason: str, error: ConnectionReclaimed
+    ) -> None:
+        pool = self._pool
+        counted = "reaped" if reason == "abandoned" else reason
+        pool.explain_close(entry, counted)
+        connection = entry.dbapi_connection
+        try:
+            entry.discard(error)
+        except Exception:
+            pool.logger.error(
+                "Exception while a connection was taken back\n%s",
+                traceback.format_exc(),
+            )
+            # an event's listener may have raised before the close
+            if entry.dbapi_connection is connection is not None:
+                pool.close_raw(connection)
+
+    def _story(self, lease: Lease, why: str) -> str:
+        now = monotonic()
+        name = self._pool.given_name
+        return (
+            f"The pool{f' {name!r}' if name else ''} took back a connection: "
+            f"{why}.  Held by {lease.names()} for {now - lease.taken:.1f} s, "
+            f"last used {now - lease.used:.1f} s ago, "
+            f"checked out at {lease.where}."
+        )
+
+    def _report_leak(self, lease: Lease) -> None:
+        if lease.handle in self._pool._leases and not lease.leak_reported:
+            lease.leak_reported = True
+            self._pool.logger.warning(
+                "Possible leak: a connection is held by %s for %.1f s, last "
+                "used %.1f s ago, checked out at %s.  If that is how it "
+                "should be, call pool.keep().",
+                lease.names(),
+                monotonic() - lease.taken,
+                monotonic() - lease.used,
+                lease.where,
+            )
+
+    # idle connections
+
+    def tend(self, now: float, submit: Submit) -> float | None:
+        pool = self._pool
+        doomed = self._verdicts(now)
+        if doomed:
+            submit("idle", _bound(self._tend_idle, pool, now))
+        elif pool.started and self._missing():
+            if now < self._refill_at:
+                return self._refill_at
+            submit("idle", _bound(self.refill, pool))
+        return None
+
+    def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
+        """What to do with idle connections, those that died included."""
+        pool = self._pool
+        idle = [entry for entry in pool.idle_entries() if entry.connected]
+        verdicts = upkeep.judge_idle(idle, pool.settings, now)
+        spoken_for = {id(entry) for entry, _ in verdicts}
+        for entry in idle:
+            if id(entry) not in spoken_for and entry.probe is not None:
+                if entry.probe() is not liveness.Look.QUIET:
+                    verdicts.append((entry, None))
+        return verdicts
+
+    def _tend_idle(self, now: float) -> None:
+        for entry, reason in self._verdicts(now):
+            self._retire(entry, reason)
+            # after each, so that a borrower finds one open
+            self.refill()
+
+    def _retire(self, entry: Entry, reason: str | None) -> bool:
+        """Close an idle entry; without a reason, unless it answers."""
+        pool = self._pool
+        try:
+            if reason is None:
+                return pool.retire(entry, "dead", unless=self._answers)
+            return pool.retire(entry, reason)
+        except Exception:
+            # its own failure, and not that of the next one
+            pool.logger.error("Exception during upkeep", exc_info=True)
+            return False
+
+    def _answers(self, entry: Entry) -> bool:
+        return self._pool.ping_and_roll_back(entry)
+
+    def close_idle(self, idle_for: float | None, reason: str) -> int:
+        now = monotonic()
+        return sum(
+            self._retire(entry, reason)
+            for entry in self._pool.idle_entries()
+            if entry.connected
+            and (idle_for is None or now - entry.idle_since >= idle_for)
+        )
+
+    # opening
+
+    def _missing(self) -> int:
+        return self._pool.missing_idle()
+
+    def refill(self) -> None:
+        """Open what is missing of min_idle; after a failure, wait longer."""
+        pool = self._pool
+        while pool.started and self._missing():
+            if monotonic() < self._refill_at:
+                return
+            try:
+                if not pool.open_idle():
+                    return
+            except Exception as error:
+                self._failures += 1
+                self._refill_at = monotonic() + upkeep.backoff(
+                    self._failures, random.random()
+                )
+                pool.logger.warning(
+                    "Could not open a connection for min_idle: %s",
+                    type(error).__name__,
+                )
+                reaper.wake(pool)
+                return
+            self._failures = 0
+
+
+def _bound(
+    method: Callable[..., object], pool: StockedPool, *args: object
+) -> Callable[[], object]:
+    """A task that keeps the pool alive until it is done."""
+
+    def task(pool: StockedPool = pool) -> None:
+        method(*args)
+
+    return task

@@ -1,0 +1,58 @@
+"""The checkout that a thread is in: its time limit, and what it has.
+
+What it has is written down from the very line on at which it is this
+thread's, so that an exception at any later one finds it.  To leave it to
+the frames would not do: whoever keeps an exception keeps its traceback,
+and with that the frames and the entry in them.
+"""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any
+
+UNSET: Any = object()
+
+
+class Checkout:
+    """One checkout.
+
+    :param timeout: its own time limit, if any.
+
+    :param outer: the checkout around it, if an event's listener makes it.
+
+    """
+
+    __slots__ = ("timeout", "outer", "began", "entry", "turn")
+
+    def __init__(self, timeout: float | None, outer: Checkout | None = None):
+        self.timeout = timeout
+        self.outer = outer
+        self.began = monotonic()
+        self.entry: Any = None
+        self.turn: int | None = None
+
+
+class Checkouts(threading.local):
+    """A pool's checkouts, each thread's its own."""
+
+    current: Checkout | None = None
+    block: float | None = UNSET
+
+    def limit(self, default: float | None) -> float | None:
+        """Seconds that this checkout may take; None for ever."""
+        current = self.current
+        if current is not None and current.timeout is not UNSET:
+            return current.timeout
+        return default if self.block is UNSET else self.block
+
+    def left(self, default: float | None) -> float | None:
+        """Seconds that are left of them."""
+        limit = self.limit(default)
+        return None if limit is None else limit - self.taken()
+
+    def taken(self) -> float:
+        """Seconds since this checkout began; 0 outside of one."""
+        current = self.current
+        return 0.0 if current is None else monotonic() - current.began

@@ -1,0 +1,272 @@
+"""Opening and closing the pool's connections.
+
+An entry that is opened or closed here is in nobody else's hands, and no
+lock is held that a checkout needs.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import weakref
+from time import monotonic
+from typing import Any
+from typing import Callable
+
+from . import liveness
+from . import upkeep
+from .adapter import AdaptedQueuePool
+from .adapter import Entry
+from .caretaker import Caretaker
+from .checkout import Checkout
+from .checkout import Checkouts
+from .errors import CheckoutTimeout
+from .lease import Lease
+from .options import Settings
+from .queue import FairQueue
+from .reaper import reaper
+from .stats import Tally
+
+
+class Permit:
+    """Leave to connect, for max_connecting."""
+
+    __slots__ = ("__weakref__",)
+
+
+class OpeningPool(AdaptedQueuePool):
+    """A pool whose connections are opened, counted and closed."""
+
+    # All of a pool's own state is declared on the class, which SQLAlchemy's
+    # own test of recreate() takes for the sign not to compare it.
+    # looked through by way of copy(), which is one step: list(items()) makes
+    # tuples, and with that the garbage collector may end a lease meanwhile
+    _leases: dict[weakref.ref[Any], Lease] = {}
+    settings: Settings = None  # type: ignore[assignment]
+    _care: Caretaker = None  # type: ignore[assignment]
+    _epoch: int = 0
+    _gate: FairQueue[Permit] | None = None
+    _checkouts: Checkouts = None  # type: ignore[assignment]
+    _reasons: dict[int, str] = {}
+    _refill_lock: threading.RLock = None  # type: ignore[assignment]
+    _started: bool = False
+    _suspected_at: float = 0.0
+    _tally: Tally = None  # type: ignore[assignment]
+
+    def _wake_reaper(self) -> None:
+        # not before the first checkout: a process that only forks opens none
+        if self._started:
+            reaper.wake(self)
+
+    @property
+    def started(self) -> bool:
+        """Was there a checkout, or wait_ready(), since it was disposed?"""
+        return self._started
+
+    @property
+    def has_leases(self) -> bool:
+        return bool(self._leases)
+
+    def idle_entries(self) -> list[Entry]:
+        return self.queue.idle()
+
+    def _time_left(self) -> float | None:
+        return self._checkouts.left(self.time_limit)
+
+    def _timed_out(self) -> CheckoutTimeout:
+        limit = self._checkouts.limit(self.time_limit)
+        waited = self._checkouts.taken()
+        self._tally.add("timeouts")
+        name = f" {self.given_name!r}" if self.given_name else ""
+        allowed = "none" if limit is None else f"{limit:0.2f}"
+        return CheckoutTimeout(
+            f"{type(self).__name__}{name} limit of size {self.size()} "
+            f"overflow {self.overflow()} reached, connection timed out, "
+            f"timeout {allowed}, waited {waited:0.2f} seconds",
+            waited=waited,
+            limit=limit,
+            size=self.size(),
+            overflow=self.overflow(),
+            waiting=self.queue.waiting(),
+            logging_name=self.given_name,
+        )
+
+    # opening
+
+    def _drop(self, entry: Entry, error: BaseException) -> None:
+        """Give up an entry that failed on its way out."""
+        if not isinstance(error, Exception):
+            self.unlock_first_connect()
+        self._discard(entry, "failed")
+
+    def _connect(self, entry: Entry, connect: Callable[[Any], Any]) -> Any:
+        """Every connect goes through here, the first and each later one."""
+        epoch = self._epoch
+        # A permit's slot is free again when nobody refers to it; a finally:
+        # would be one more line between the connection and its record.
+        permits = [self._permit()]
+        connection = None
+        try:
+            connection = connect(entry)
+            permits.clear()
+            self._tally.add("opened")
+            self._opened(entry, connection)
+            if epoch != self._epoch:
+                entry.outdated = "refreshed"
+            return connection
+        except BaseException:
+            # now, and not when the traceback is dropped
+            permits.clear()
+            if connection is None:
+                self._tally.add("connect_failures")
+            else:
+                # interrupted before the record had it
+                self.close_raw(connection)
+            raise
+
+    def _permit(self) -> Permit | None:
+        if self._gate is None:
+            return None
+        permit = self._gate.get_nowait()
+        if permit is None:
+            permit = self._gate.get(self._time_left())
+            if permit is None:
+                raise self._timed_out()
+        return permit
+
+    def _opened(self, entry: Entry, connection: Any) -> None:
+        now = monotonic()
+        entry.opened_at = entry.idle_since = entry.traffic_at = now
+        entry.spread = random.uniform(0, self.settings.jitter)
+        entry.outdated = None
+        entry.probe = None
+        if self.has_dialect:
+            entry.probe = liveness.probe(self.driver_of(connection))
+        if not self._started:
+            self.recognise_reclaimed()
+            self._started = reaper.look_after(self)
+
+    def missing_idle(self) -> int:
+        """How many connections min_idle wants opened."""
+        idle = self.idle_entries()
+        connected = sum(entry.connected for entry in idle)
+        queue = self.queue
+        # a place whose connection was invalidated is room for one
+        opened = queue.live() - len(idle) + connected
+        return upkeep.missing(connected, opened, queue.limit, self.settings)
+
+    def open_idle(self) -> bool:
+        """Open one of those that min_idle wants.
+
+        One thread at a time, or the reaper and :meth:`.wait_ready` would
+        open one each for the last place.
+
+        :return: False if none is missing, or there is no room.
+
+        """
+        with self._refill_lock:
+            return self._open_missing()
+
+    def _open_missing(self) -> bool:
+        entry = self._place_to_open() if self.missing_idle() else None
+        if entry is None:
+            return False
+        try:
+            entry.get_connection()
+        except BaseException as error:
+            self._drop(entry, error)
+            raise
+        self.queue.put(entry)
+        return True
+
+    def _place_to_open(self) -> Entry | None:
+        # a place whose connection was invalidated, before a new one
+        for entry in self.idle_entries():
+            if not entry.connected and self.queue.claim(entry):
+                return entry
+        return self.queue.reserve()
+
+    # closing
+
+    def explain_close(self, entry: Entry, reason: str) -> None:
+        """Say why an entry's connection is about to be closed."""
+        self._reasons[id(entry.dbapi_connection)] = reason
+
+    def _close(self, entry: Entry, reason: str) -> None:
+        """Close an entry's connection; the entry keeps its slot."""
+        if entry.connected:
+            self.explain_close(entry, reason)
+            key = id(entry.dbapi_connection)
+            try:
+                entry.close()
+            finally:
+                # in case that an event's listener raised before the close
+                self._reasons.pop(key, None)
+
+    def _discard(self, entry: Entry, reason: str) -> None:
+        """Close an entry's connection and free its slot."""
+        connection = entry.dbapi_connection
+        try:
+            self._close(entry, reason)
+        except BaseException:
+            if connection is not None:
+                self.close_raw(connection)
+            raise
+        finally:
+            self.queue.discard(entry)
+
+    def give_up(self, entry: Entry, turn: int) -> None:
+        """Close an entry that an interrupted line had, and free its slot.
+
+        :param turn: of the queue's, at which that line got it.  If it was
+         given back since, it is somebody else's by now.
+
+        """
+        if self.queue.turn(entry) == turn:
+            self._discard(entry, "failed")
+
+    def _give_up_checkout(self, checkout: Checkout) -> None:
+        """Give up what a checkout that failed has in its hands, if it has."""
+        entry, turn = checkout.entry, checkout.turn
+        if entry is None:
+            return
+        if turn is None:
+            # interrupted before that was known, so it is the present one
+            turn = self.queue.turn(entry)
+        for ref, lease in self._leases.copy().items():
+            if lease.entry is entry and lease.turn == turn:
+                # interrupted on the very last lines; nobody got the handle
+                self._leases.pop(ref, None)
+        self.give_up(entry, turn)
+
+    def _close_surplus(self, entry: Entry) -> None:
+        self._discard(entry, entry.outdated or "idle")
+
+    def retire(
+        self,
+        entry: Entry,
+        reason: str,
+        unless: Callable[[Entry], bool] | None = None,
+    ) -> bool:
+        """Close an idle entry, if it is idle still.
+
+        :param unless: asked once the entry is out of everybody's reach.
+
+        """
+        if not self.queue.claim(entry):
+            return False
+        if unless is not None and unless(entry):
+            entry.traffic_at = monotonic()
+            self.queue.put(entry)
+            return False
+        self._discard(entry, reason)
+        return True
+
+    def _closed(self, connection: Any, terminated: bool) -> None:
+        reason = self._reasons.pop(id(connection), None)
+        if reason is None:
+            # closed by SQLAlchemy, of its own accord
+            reason = "failed" if terminated else "detached"
+            if terminated and self.recycled(connection):
+                reason = "age"
+        self._tally.add("closed " + reason)

@@ -1,0 +1,102 @@
+"""Who holds a connection, and the moment that he ends.
+
+A :class:`.Holder` stands for a thread.  Ident numbers are used again, and
+``Thread.is_alive()`` stays true for ever for threads that Python did not
+start, so neither tells whether a thread lives.  What does is a thread-local
+value: the thread state owns it, and drops it as the thread's last act.  The
+holder refers to that value weakly, and is alive for as long as it is there.
+
+Under gevent's monkey patching ``threading.local`` belongs to the greenlet,
+and so does the holder.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from typing import Callable
+
+
+class _Seat:
+    """What the thread state owns: while it exists, so does the thread."""
+
+    __slots__ = ("holder", "__weakref__")
+
+    holder: Holder
+
+
+class Holder:
+    """A thread or greenlet."""
+
+    __slots__ = ("name", "_seat")
+
+    def __init__(self, seat: _Seat):
+        self.name = _name_of_this_thread()
+        self._seat = weakref.ref(seat, _seat_vacated)
+
+    @property
+    def alive(self) -> bool:
+        return self._seat() is not None
+
+    def __repr__(self) -> str:
+        return f"<Holder {self.name} {'alive' if self.alive else 'ended'}>"
+
+
+_local = threading.local()
+_listeners: list[Callable[[], None]] = []
+_inert = False
+
+
+def current() -> Holder:
+    """The holder that stands for the calling thread or greenlet."""
+    try:
+        return _local.seat.holder  # type: ignore[no-any-return]
+    except AttributeError:
+        return _sit_down()
+
+
+def _sit_down() -> Holder:
+    seat = _Seat()
+    seat.holder = Holder(seat)
+    _local.seat = seat
+    return seat.holder
+
+
+def listen(when_one_ends: Callable[[], None]) -> None:
+    """Have a function called whenever a holder ends.
+
+    It is called in the dying thread, when little of that works any more:
+    it may append to something and wake somebody, and no more than that.
+    """
+    _listeners.append(when_one_ends)
+
+
+def set_inert(inert: bool) -> None:
+    """Between a fork's beginning and its end no thread's end counts.
+
+    The child's copies of its parent's other threads end as the child
+    begins, and that is nobody's death.
+    """
+    global _inert
+    _inert = inert
+
+
+def inert() -> bool:
+    return _inert
+
+
+def _seat_vacated(ref: weakref.ref[_Seat]) -> None:
+    # at interpreter exit the names of this module may be gone already
+    if _listeners and not _inert:
+        for listener in _listeners:
+            listener()
+
+
+def _name_of_this_thread() -> str:
+    # not current_thread(): for a thread that Python did not start that
+    # creates an entry which stays for ever
+    ident = threading.get_ident()
+    for thread in threading.enumerate():
+        if thread.ident == ident:
+            return thread.name
+    return f"thread {ident}"

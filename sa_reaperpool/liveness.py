@@ -1,0 +1,152 @@
+"""Is this connection still open, as far as one can tell without asking?
+
+A server that closes a connection, or that has something to say on one which
+should be silent, makes the socket readable.  Looking whether it is takes
+one system call, about a microsecond, and reads nothing.  Readable is not
+dead: notices and TLS records arrive on healthy sockets, so that what is not
+quiet is pinged for certainty by the caller.
+
+A peer that vanished without closing (a half-open connection) looks alive
+here.  TCP keepalives find those, or ``liveness="ping"``.
+"""
+
+from __future__ import annotations
+
+import enum
+import gc
+import select
+from typing import Any
+from typing import Callable
+
+
+class Look(enum.Enum):
+    """What a look at a socket tells."""
+
+    QUIET = "quiet"
+    READABLE = "readable"
+    CLOSED = "closed"
+
+
+Probe = Callable[[], Look]
+
+
+def probe(driver_connection: Any) -> Probe | None:
+    """A function that looks at the connection's socket; None without one."""
+    number_of = _descriptor(driver_connection)
+    if number_of is None:
+        return None
+    look = _poll if hasattr(select, "poll") else _select
+
+    def probe() -> Look:
+        closed = getattr(driver_connection, "closed", False)
+        if isinstance(closed, int) and closed:
+            # by the driver, on this side: the descriptor's number may
+            # belong to another file by now
+            return Look.CLOSED
+        try:
+            # asked each time: a driver may reconnect of its own accord
+            return look(number_of())
+        except Exception:
+            return Look.CLOSED
+
+    return probe
+
+
+def _descriptor(driver_connection: Any) -> Callable[[], int] | None:
+    # psycopg2, psycopg 3 and mysqlclient have fileno(); PyMySQL keeps its
+    # socket to itself.  Looked for without touching the connection: it may
+    # pass unknown names on, or make something up.
+    if hasattr(type(driver_connection), "fileno"):
+        number_of = driver_connection.fileno
+    elif "_sock" in getattr(driver_connection, "__dict__", {}):
+
+        def number_of() -> int:
+            return driver_connection._sock.fileno()  # type: ignore[no-any-return]
+
+    else:
+        return None
+    try:
+        number_of()
+    except Exception:
+        return None
+    return number_of  # type: ignore[no-any-return]
+
+
+# Linux tells by POLLRDHUP that the peer closed while data is unread
+_GONE = (
+    getattr(select, "POLLHUP", 0)
+    | getattr(select, "POLLERR", 0)
+    | getattr(select, "POLLNVAL", 0)
+    | getattr(select, "POLLRDHUP", 0)
+)
+
+
+def _poll(number: int) -> Look:
+    # one of one's own: a poll object serves one thread at a time
+    poll = select.poll()
+    poll.register(number, select.POLLIN | _GONE)
+    events = poll.poll(0)
+    if not events:
+        return Look.QUIET
+    return Look.CLOSED if events[0][1] & _GONE else Look.READABLE
+
+
+def _select(number: int) -> Look:
+    readable, _, _ = select.select([number], [], [], 0)
+    return Look.READABLE if readable else Look.QUIET
+
+
+def running(driver_connection: Any) -> bool:
+    """Does the driver report a command as running?"""
+    return _transaction_status(driver_connection) == _ACTIVE
+
+
+def in_transaction(driver_connection: Any) -> bool | None:
+    """Is a transaction open?  None where the driver does not tell."""
+    status = _transaction_status(driver_connection)
+    if status is not None:
+        return status in _OPEN
+    told = getattr(driver_connection, "in_transaction", None)
+    if isinstance(told, bool):
+        return told
+    return None
+
+
+# libpq's PGTransactionStatusType
+_ACTIVE = 1
+_OPEN = (1, 2, 3)
+
+
+def _transaction_status(driver_connection: Any) -> int | None:
+    try:
+        status = driver_connection.info.transaction_status
+    except Exception:
+        return None
+    return int(status) if isinstance(status, int) else None
+
+
+def cursor_open(cursor: Any) -> bool:
+    """Might something still be fetched from this cursor?
+
+    :param cursor: a cursor that is still referred to.  Where its driver
+     does not tell whether it is closed, it counts as open.
+
+    """
+    try:
+        closed = getattr(cursor, "closed", None)
+        if isinstance(closed, int):
+            return not closed
+        module = type(cursor).__module__.partition(".")[0]
+        if module == "sqlite3":
+            # one that is closed, or read to its end, has no statement
+            return any(
+                type(part).__name__ == "Statement"
+                for part in gc.get_referents(cursor)
+            )
+        if module == "pymysql":
+            # its close() lets go of the connection
+            return getattr(cursor, "connection", None) is not None
+    except Exception:
+        # a driver's own trouble
+        pass
+    return True

@@ -1,0 +1,433 @@
+"""Idle entries, the threads that wait for one, and the limit.
+
+The queue knows nothing of connections.  An *entry* is any object that can
+be referred to weakly; the queue makes one, with the function it is given,
+whenever a slot is free and a thread wants it.
+
+The states of an entry, seen from here::
+
+              make()                    get()
+    (nothing) ------> in somebody's hands <-----> idle
+                             |          put()
+                             v
+                  discard(), or garbage collected
+
+*Capacity is the set of live entries.*  An entry counts from the moment it
+is made until it is discarded or garbage collected, and nothing is counted
+by hand.  So a thread that is interrupted between any two lines, entry in
+hand, loses nothing: with its frame goes the entry, and with the entry the
+slot.
+
+Who may move what: every field below is written under ``_lock`` alone, but
+for ``_inbox`` and ``_errands``, to which anybody appends.  A return never
+blocks on a lock that its own thread holds already, which happens when the
+garbage collector runs a finaliser, or a signal its handler, inside one of
+the critical sections here: the entry then stays in the inbox, and the
+section's owner empties that once it has let go of the lock.
+
+A waiting thread is served by whoever frees a slot: the entry is put into
+its hands, in the order in which the threads came.  An idle entry or a free
+slot and a waiter therefore never exist side by side for longer than one
+critical section.
+
+Critical sections are single lines, ``with lock: call()``, on purpose.  A
+trace function or debugger that raises at the line of a ``with`` statement
+when that is left for the second time would leave the lock held; a block
+on the same line has no second time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections import deque
+from time import monotonic
+from time import sleep
+from typing import Callable
+from typing import Generic
+from typing import TypeVar
+
+from .waiter import GONE
+from .waiter import Waiter
+
+E = TypeVar("E")
+
+
+class _EntryRef(weakref.ref[E]):
+    __slots__ = ("key", "turn")
+
+    key: int
+    turn: int
+
+
+class FairQueue(Generic[E]):
+    """Hands out entries, first come, first served, up to a limit.
+
+    :param make: makes an entry; called under the lock, so it must be quick.
+
+    :param surplus: called, with no lock held, with each entry that was put
+     back while ``maxsize`` others were idle; the entry counts until it is
+     discarded.
+
+    :param maxsize: how many idle entries are kept; 0 for any number.
+
+    :param limit: how many entries may live at once; None for any number.
+
+    :param use_lifo: serve the idle entry that was put back last, not first.
+
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], E],
+        surplus: Callable[[E], object],
+        *,
+        maxsize: int = 0,
+        limit: int | None = None,
+        use_lifo: bool = False,
+    ):
+        self.maxsize = maxsize
+        self.limit = limit
+        self.use_lifo = use_lifo
+        self.queue: deque[E] = deque()
+        self.waits = 0
+        self.waited = 0.0
+        self.longest_wait = 0.0
+        self._make = make
+        self._surplus = surplus
+        self._lock = threading.RLock()
+        self._live: dict[int, _EntryRef[E]] = {}
+        self._waiters: deque[Waiter] = deque()
+        self._turns = itertools.count()
+        self._inbox: deque[E | None] = deque()
+        self._excess: deque[E] = deque()
+        self._errands: deque[Callable[[], object]] = deque()
+
+    # looking
+
+    def qsize(self) -> int:
+        return len(self.queue)
+
+    def empty(self) -> bool:
+        return not self.queue
+
+    def live(self) -> int:
+        """How many entries count: idle, or in somebody's hands."""
+        return len(self._live)
+
+    def waiting(self) -> int:
+        return len(self._waiters)
+
+    def locked_here(self) -> bool:
+        """Is this very thread inside one of the critical sections?"""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
+
+    def counts(self, entry: E) -> bool:
+        """Is this one of the live entries?"""
+        return id(entry) in self._live
+
+    def turn(self, entry: E) -> int:
+        """A number that is new whenever this entry is given back.
+
+        While it stays the same, who got the entry has it.  It is -1 if the
+        entry does not count, and never that of another time.
+        """
+        ref = self._live.get(id(entry))
+        return -1 if ref is None else ref.turn
+
+    def idle(self) -> list[E]:
+        """The idle entries, longest idle first, as a copy."""
+        with self._lock: idle = list(self.queue)  # fmt: skip
+        self._tidy()
+        return idle
+
+    def entries(self) -> list[E]:
+        """All live entries, as a copy."""
+        with self._lock: refs = list(self._live.values())  # fmt: skip
+        self._tidy()
+        return [entry for ref in refs if (entry := ref()) is not None]
+
+    # taking
+
+    def get_nowait(self) -> E | None:
+        """An idle entry, or a new one, or None when the limit is reached.
+
+        Nobody who waits is overtaken: while someone waits, there is neither.
+        """
+        entry = None
+        try:
+            with self._lock: entry = self._next()  # fmt: skip
+            self._tidy()
+            return entry
+        except BaseException:
+            if entry is not None:
+                self.put(entry)
+            raise
+
+    def get(self, timeout: float | None = None) -> E | None:
+        """As :meth:`.get_nowait`, but wait in line.
+
+        :param timeout: seconds; None for as long as it takes.
+
+        :return: None when the time is up.
+
+        """
+        if self.locked_here():
+            # A signal's handler, or a finaliser, in the middle of one of
+            # the sections here: its thread would sleep with the lock.
+            return None
+        waiter = Waiter()
+        try:
+            with self._lock: self._waiters.append(waiter)  # fmt: skip
+            self.settle()
+            waiter.sleep(timeout)
+            if waiter.entry is None:
+                with self._lock: self._leave(waiter)  # fmt: skip
+                self._tidy()
+            return None if waiter.entry is GONE else waiter.entry
+        except BaseException:
+            with self._lock: self._leave(waiter)  # fmt: skip
+            if waiter.entry is not GONE:
+                self.put(waiter.entry)
+            raise
+
+    def reserve(self) -> E | None:
+        """A new entry although nobody asked, or None when there is no room.
+
+        None also while threads wait: what is free is theirs.
+        """
+        with self._lock: entry = self._spare()  # fmt: skip
+        self._tidy()
+        return entry
+
+    def claim(self, entry: E) -> bool:
+        """Take this very entry out of the idle ones, if it is still there."""
+        with self._lock: claimed = self._remove(entry)  # fmt: skip
+        self._tidy()
+        return claimed
+
+    # giving
+
+    def put(self, entry: E) -> None:
+        """Give an entry back: to who waits longest, else to the idle ones.
+
+        An entry that does not count, since :meth:`.forget` was called while
+        it was out, counts again if there is room for it, else is surplus.
+        """
+        if self.locked_here():
+            self._inbox.append(entry)
+            return
+        with self._lock: at_rest = self._lay_down(entry)  # fmt: skip
+        if at_rest:
+            self._tidy()
+            return
+        somebody_waits = bool(self._waiters)
+        self.settle()
+        if somebody_waits:
+            # Who was served can run when this thread lets go of the
+            # interpreter.  Until then the entry is of use to nobody.  The
+            # shortest sleep there is, some 50 microseconds, is long enough
+            # for the other to be there; sleep(0) often is not.
+            sleep(1e-6)
+
+    def discard(self, entry: E) -> None:
+        """The entry counts no more; its slot is free."""
+        self._live.pop(id(entry), None)
+        self._nudge()
+
+    def forget(self) -> list[E]:
+        """No entry counts any more; return those that were idle."""
+        with self._lock: idle = self._forget()  # fmt: skip
+        self._nudge()
+        return idle
+
+    def purge(self) -> None:
+        """Drop the slots of entries whose end was noticed by nobody.
+
+        That is, whose weak reference's callback was interrupted before its
+        first line.
+        """
+        for key, ref in self._live.copy().items():
+            if ref() is None:
+                with self._lock: self._purge(key, ref)  # fmt: skip
+        self._nudge()
+
+    def run_outside(self, errand: Callable[[], object]) -> None:
+        """Call this now, or once this thread is out of the lock it holds."""
+        if self.locked_here():
+            self._errands.append(errand)
+        else:
+            errand()
+
+    def unsettled(self) -> bool:
+        """Did an interrupted line leave something to :meth:`.purge`?"""
+        if self._inbox or self._errands or self._excess:
+            return True
+        if None in [ref() for ref in list(self._live.values())]:
+            return True
+        room = self.limit is None or len(self._live) < self.limit
+        return bool(self._waiters) and (room or bool(self.queue))
+
+    def settle(self) -> None:
+        """Bring together what is free and who waits.
+
+        Called wherever either may have changed; harmless at any other time.
+        """
+        while True:
+            with self._lock: self._match()  # fmt: skip
+            while self._excess:
+                self._close_excess()
+            while self._errands:
+                self._run_errand()
+            if not self._inbox:
+                return
+
+    def _close_excess(self) -> None:
+        entry = None
+        try:
+            entry = self._excess.popleft()
+            self._surplus(entry)
+        except IndexError:
+            # another thread was faster
+            if entry is not None:
+                raise
+        except BaseException:
+            if entry is not None:
+                self.discard(entry)
+            raise
+
+    def _run_errand(self) -> None:
+        try:
+            errand = self._errands.popleft()
+        except IndexError:
+            # another thread was faster
+            return
+        errand()
+
+    def _tidy(self) -> None:
+        """After each critical section: what came in while it lasted."""
+        if self._inbox or self._errands:
+            self._kick()
+
+    def _nudge(self) -> None:
+        self._inbox.append(None)
+        self._kick()
+
+    def _kick(self) -> None:
+        if not self.locked_here():
+            self.settle()
+
+    # what follows is called with the lock held
+
+    def _next(self) -> E | None:
+        if self.queue:
+            return self.queue.pop() if self.use_lifo else self.queue.popleft()
+        return self._new()
+
+    def _spare(self) -> E | None:
+        return None if self._waiters else self._new()
+
+    def _new(self) -> E | None:
+        if self.limit is not None and len(self._live) >= self.limit:
+            return None
+        entry = self._make()
+        try:
+            self._count(entry)
+            return entry
+        except BaseException:
+            self._live.pop(id(entry), None)
+            raise
+
+    def _count(self, entry: E) -> None:
+        ref = _EntryRef(entry, self._entry_died)
+        ref.key = id(entry)
+        ref.turn = next(self._turns)
+        self._live[ref.key] = ref
+
+    def _entry_died(self, ref: weakref.ref[E]) -> None:
+        # anywhere, any time: in a thread that holds the lock as well
+        key = ref.key  # type: ignore[attr-defined]
+        if self._live.get(key) is ref:
+            self._live.pop(key, None)
+        self._nudge()
+
+    def _lay_down(self, entry: E) -> bool:
+        """The usual return: nobody waits, and there is room."""
+        if self._waiters or self._inbox or id(entry) not in self._live:
+            self._inbox.append(entry)
+            return False
+        if self.maxsize and len(self.queue) >= self.maxsize:
+            self._inbox.append(entry)
+            return False
+        self._shelve(entry)
+        return True
+
+    def _shelve(self, entry: E) -> None:
+        # one line, so that nothing is ever between the two
+        self._live[id(entry)].turn = next(self._turns); self.queue.append(entry)  # fmt: skip  # noqa: E501
+
+    def _match(self) -> None:
+        """Serve who waits; set aside what is one idle entry too many."""
+        while self._inbox:
+            entry = self._inbox.popleft()
+            if entry is None:
+                continue
+            if self._counts(entry):
+                self._shelve(entry)
+            else:
+                self._excess.append(entry)
+        while self._waiters:
+            waiter = self._waiters[0]
+            if waiter.entry is None:
+                waiter.entry = self._next()
+                if waiter.entry is None:
+                    break
+                self._waited_for(waiter)
+            # In this order: if these lines are torn apart, a waiter that
+            # was served stays in line, and is passed over the next time.
+            waiter.wake()
+            self._waiters.popleft()
+        while self.maxsize and len(self.queue) > self.maxsize:
+            self._excess.append(self.queue.pop())
+
+    def _counts(self, entry: E) -> bool:
+        if id(entry) not in self._live:
+            if self.limit is not None and len(self._live) >= self.limit:
+                return False
+            self._count(entry)
+        return True
+
+    def _leave(self, waiter: Waiter) -> None:
+        if waiter.entry is None:
+            waiter.entry = GONE
+            self._waited_for(waiter)
+        try:
+            self._waiters.remove(waiter)
+        except ValueError:
+            pass
+
+    def _waited_for(self, waiter: Waiter) -> None:
+        elapsed = monotonic() - waiter.since
+        self.waits += 1
+        self.waited += elapsed
+        if elapsed > self.longest_wait:
+            self.longest_wait = elapsed
+
+    def _purge(self, key: int, ref: _EntryRef[E]) -> None:
+        # its number may have been given to another entry meanwhile
+        if self._live.get(key) is ref:
+            del self._live[key]
+
+    def _remove(self, entry: E) -> bool:
+        try:
+            self.queue.remove(entry)
+        except ValueError:
+            return False
+        return True
+
+    def _forget(self) -> list[E]:
+        self._live.clear()
+        idle = list(self.queue)
+        self.queue.clear()
+        return idle

@@ -1,0 +1,244 @@
+"""The reaper: one background thread for all pools of the process.
+
+It only schedules.  What it knows of a pool are the few verbs of
+:class:`.Tended`; it holds pools weakly, starts with the first and ends with
+the last.  What it is told comes through a mailbox to which anybody may
+append at any moment, a dying thread and the garbage collector included
+(``SimpleQueue.put()`` is made for that).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+import weakref
+from time import monotonic
+from typing import Any
+from typing import Callable
+from typing import Protocol
+
+from . import holder
+from .crew import Crew
+
+log = logging.getLogger("sqlalchemy.pool.impl.ReaperPool")
+
+Submit = Callable[[Any, Callable[[], object]], object]
+
+
+class Tended(Protocol):
+    """What the reaper calls on a pool; none of it may block.
+
+    What may block is handed to ``submit(key, task)``.
+    """
+
+    @property
+    def frequency(self) -> float | None:
+        """Seconds between rounds; None for no background work."""
+
+    @property
+    def has_leases(self) -> bool:
+        """Is anything checked out?"""
+
+    def tend_leases(self, now: float, submit: Submit) -> float | None:
+        """See to the leases; return when to do so again at the latest."""
+
+    def tend(self, now: float, submit: Submit) -> float | None:
+        """A round: see to the idle connections as well.
+
+        :return: when a round is due before its time, or None.
+
+        """
+
+
+# a thread or greenlet that held a connection has ended
+_HOLDER_ENDED = None
+
+
+class Reaper:
+    """Calls each pool when it is time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin from nothing, as in a forked child, where no thread is."""
+        self._lock = threading.RLock()
+        self._crew = Crew()
+        self._mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._rounds: dict[weakref.ref[Tended], float] = {}
+        self._lease_checks: dict[weakref.ref[Tended], float] = {}
+        self._thread: threading.Thread | None = None
+        self._ident: int | None = None
+        self._stopping = False
+
+    def look_after(self, pool: Any) -> bool:
+        """Take a pool on; harmless if it is on already.
+
+        :return: False if that cannot be done now, as at interpreter exit.
+
+        """
+        if pool.frequency is None:
+            return True
+        # when the pool is gone, its reference comes by mail once more
+        self._mailbox.put(_reference(pool, self._mailbox.put))
+        try:
+            with self._lock: self._start()  # fmt: skip
+        except RuntimeError as error:
+            log.debug("No thread for the reaper: %s", error)
+            return False
+        return True
+
+    def running_here(self) -> bool:
+        """Is the calling thread the reaper's?"""
+        return self._ident == threading.get_ident()
+
+    def run_soon(self, pool: Any, errand: Callable[[], object]) -> None:
+        """From the reaper's thread: have a helper do what may block."""
+        self._mailbox.put((id(pool), errand))
+
+    def submit_for(self, pool: Any) -> Submit:
+        """What gives a pool's tasks to its helpers."""
+        owner = id(pool)
+        return lambda key, task: self._crew.submit(owner, key, task)
+
+    def wake(self, pool: Any) -> None:
+        """Let a pool that is looked after have its round now."""
+        if pool.frequency is not None and self._thread is not None:
+            self._mailbox.put(_reference(pool))
+
+    def holder_ended(self) -> None:
+        """Called in the dying thread: see holder.listen()."""
+        if self._thread is not None:
+            self._mailbox.put(_HOLDER_ENDED)
+
+    def stop(self) -> None:
+        """At interpreter exit: no more rounds."""
+        self._stopping = True
+        self._mailbox.put(_HOLDER_ENDED)
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(1.0)
+
+    def _start(self) -> None:
+        if self._thread is None and not self._stopping:
+            # The thread enters itself into _thread.  Were that done here,
+            # an interruption after start() would let a second one start.
+            threading.Thread(
+                target=self._run,
+                args=(self._mailbox,),
+                name="sa_reaperpool reaper",
+                daemon=True,
+            ).start()
+
+    def _run(self, mailbox: queue.SimpleQueue[Any]) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            self._thread = threading.current_thread()
+            self._ident = threading.get_ident()
+        while not self._done(mailbox):
+            try:
+                self._step(mailbox)
+            except Exception:
+                log.error("Exception in the reaper", exc_info=True)
+
+    def _done(self, mailbox: queue.SimpleQueue[Any]) -> bool:
+        with self._lock:
+            if mailbox is not self._mailbox:
+                return True
+            if self._stopping or (mailbox.empty() and not self._rounds):
+                self._thread = self._ident = None
+                return True
+            return False
+
+    def _step(self, mailbox: queue.SimpleQueue[Any]) -> None:
+        due = min(
+            min(self._rounds.values(), default=monotonic() + 3600),
+            min(self._lease_checks.values(), default=monotonic() + 3600),
+        )
+        somebody_ended = self._read_mail(mailbox, due - monotonic())
+        if self._stopping:
+            return
+        now = monotonic()
+        for ref, at in self._rounds.copy().items():
+            try:
+                self._visit(ref, at, now, somebody_ended)
+            except Exception:
+                # its own failure, and not that of the next one
+                log.error("Exception in the reaper", exc_info=True)
+
+    def _visit(
+        self,
+        ref: weakref.ref[Tended],
+        at: float,
+        now: float,
+        somebody_ended: bool,
+    ) -> None:
+        pool = ref()
+        if pool is None:
+            self._drop(ref)
+        elif at <= now:
+            self._round(ref, pool, now)
+        elif (
+            somebody_ended
+            and pool.has_leases
+            or self._lease_checks.get(ref, at) <= now
+        ):
+            self._check_leases(ref, pool, now)
+
+    def _read_mail(
+        self, mailbox: queue.SimpleQueue[Any], seconds: float
+    ) -> bool:
+        """Wait for mail, read all of it; did somebody end?"""
+        somebody_ended = False
+        try:
+            ref = mailbox.get(timeout=max(0.0, seconds))
+            while True:
+                if type(ref) is tuple:
+                    owner, errand = ref
+                    self._crew.submit(owner, errand, errand)
+                    # it may be the last to refer to a pool
+                    del errand
+                elif ref is _HOLDER_ENDED:
+                    somebody_ended = True
+                elif ref() is None:
+                    self._drop(ref)
+                else:
+                    self._rounds[ref] = monotonic()
+                ref = mailbox.get_nowait()
+        except queue.Empty:
+            return somebody_ended
+
+    def _drop(self, ref: weakref.ref[Any]) -> None:
+        self._rounds.pop(ref, None)
+        self._lease_checks.pop(ref, None)
+
+    def _round(self, ref: weakref.ref[Any], pool: Tended, now: float) -> None:
+        self._rounds[ref] = now + (pool.frequency or 3600)
+        self._check_leases(ref, pool, now)
+        again = pool.tend(now, self.submit_for(pool))
+        if again is not None:
+            self._rounds[ref] = min(self._rounds[ref], max(again, now))
+
+    def _check_leases(
+        self, ref: weakref.ref[Any], pool: Tended, now: float
+    ) -> None:
+        self._lease_checks.pop(ref, None)
+        due = pool.tend_leases(now, self.submit_for(pool))
+        if due is not None:
+            self._lease_checks[ref] = due
+
+
+def _reference(pool: Any, *callback: Any) -> weakref.ref[Any]:
+    ref = weakref.ref(pool, *callback)
+    # while it lives: the hash of a dead referent cannot be had any more
+    hash(ref)
+    return ref
+
+
+reaper = Reaper()
+holder.listen(reaper.holder_ended)
+atexit.register(reaper.stop)

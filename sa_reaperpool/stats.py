@@ -1,0 +1,84 @@
+"""Counters, and the snapshot of them that users get."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections import Counter
+from collections import deque
+from typing import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Stats:
+    """A pool as it was when asked.
+
+    The first six are of that moment; the others count since the pool was
+    made.  A connection that was out at a ``dispose()`` counts as closed by
+    ``shutdown`` when it is closed, and no more as in use.
+
+    """
+
+    size: int
+    """Connections kept open when idle; 0 for any number."""
+
+    limit: int | None
+    """Connections that may exist at once; None for any number."""
+
+    idle: int
+    """Open connections that nobody holds."""
+
+    in_use: int
+    """Connections that are checked out."""
+
+    opening: int
+    """Slots in transit: being opened, checked, reset or closed."""
+
+    waiting: int
+    """Threads that wait for a connection."""
+
+    checkouts: int
+    waits: int
+    """Checkouts that had to wait and have waited, served or not."""
+
+    waited: float
+    """Seconds that they waited, all together."""
+
+    longest_wait: float
+    """The longest of those waits, in seconds."""
+
+    timeouts: int
+    opened: int
+    connect_failures: int
+    closed: Mapping[str, int]
+    """Closed connections by reason: ``idle`` (one too many, or unused for
+    idle_timeout, or flushed), ``age``, ``dead``, ``reaped``, ``refreshed``,
+    ``failed`` (invalidated), ``shutdown`` (disposed of), ``detached``."""
+
+
+class Tally:
+    """Counts what happens, from any thread, at any moment.
+
+    Appending to a deque is one atomic step, so that neither an interrupted
+    line nor a finaliser in the middle of another count falsifies it.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[str] = deque()
+        self._totals: Counter[str] = Counter()
+        self._lock = threading.RLock()
+
+    def add(self, event: str) -> None:
+        self._events.append(event)
+        # not in the middle of a fold, should a finaliser count there
+        if len(self._events) > 1000 and not self._lock._is_owned():  # type: ignore[attr-defined]
+            self.totals()
+
+    def totals(self) -> dict[str, int]:
+        # one line on purpose, see queue.py
+        with self._lock: return self._fold()  # fmt: skip
+
+    def _fold(self) -> dict[str, int]:
+        for _ in range(len(self._events)):
+            self._totals[self._events.popleft()] += 1
+        return dict(self._totals)

@@ -1,0 +1,238 @@
+"""The pool's connections: checked, lent and taken back.
+
+These are the verbs that SQLAlchemy's hooks, the caretaker and the reaper
+call; what users call is in pool.py, and opening and closing in entries.py.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+import weakref
+from time import monotonic
+from time import time
+from typing import Any
+
+from . import adapter
+from . import fork
+from . import holder
+from . import liveness
+from . import upkeep
+from .adapter import Entry
+from .caretaker import Caretaker
+from .checkout import UNSET
+from .checkout import Checkout
+from .checkout import Checkouts
+from .entries import OpeningPool
+from .entries import Permit
+from .errors import ConnectionReclaimed
+from .options import Settings
+from .queue import FairQueue
+from .reaper import Submit
+from .reaper import reaper
+from .stats import Tally
+
+
+class StockedPool(OpeningPool):
+    """A pool's connections and what becomes of them."""
+
+    def _init_stock(self, settings: Settings) -> None:
+        self.settings = settings
+        self._care = Caretaker(self)
+        self._checkouts = Checkouts()
+        self._begin_empty()
+        fork.register(self)
+
+    def _begin_empty(self) -> None:
+        self._leases = {}
+        self._reasons = {}
+        self._refill_lock = threading.RLock()
+        self._started = False
+        self._tally = Tally()
+        if self.settings.max_connecting is not None:
+            self._gate = FairQueue(
+                Permit, _nothing, limit=self.settings.max_connecting
+            )
+
+    def _new_queue(
+        self, maxsize: int, max_overflow: int, use_lifo: bool
+    ) -> FairQueue[Entry]:
+        return FairQueue(
+            self._new_entry,
+            self._close_surplus,
+            maxsize=maxsize,
+            limit=None if max_overflow == -1 else maxsize + max_overflow,
+            use_lifo=use_lifo,
+        )
+
+    def _new_entry(self) -> Entry:
+        return Entry(self)
+
+    def forked(self) -> object:
+        """In a forked child: start empty.
+
+        :return: what was there, and belongs to the parent.  Whoever gets it
+         must see to it that it is never collected, since the end of a
+         connection's last reference closes it.
+
+        """
+        inherited = (self.queue, self._leases)
+        for ref, lease in self._leases.copy().items():
+            handle = ref()
+            if handle is not None:
+                why = (
+                    "This connection belongs to the parent process of the "
+                    f"one that uses it.  Checked out at {lease.where}."
+                )
+                adapter.fence(handle, self.reclaimed(why, "forked"))
+        self._begin_empty()
+        self._care = Caretaker(self)
+        self.queue = self._new_queue(
+            inherited[0].maxsize, self.max_overflow, inherited[0].use_lifo
+        )
+        return inherited
+
+    def reclaimed(self, why: str, reason: str) -> ConnectionReclaimed:
+        """What the handle of a connection taken back will raise."""
+        return ConnectionReclaimed(
+            why,
+            reason=reason,
+            reclaimed_at=time(),
+            logging_name=self.given_name,
+        )
+
+    # checkout
+
+    def _take_entry(self) -> Entry:
+        """SQLAlchemy asks for a record: one that is connected and alive."""
+        checkout = self._checkouts.current or Checkout(UNSET)
+        checkout.entry = entry = self.queue.get_nowait()
+        if entry is None:
+            self._prepare_to_wait()
+            checkout.entry = entry = self.queue.get(self._time_left())
+            if entry is None:
+                raise self._timed_out()
+        checkout.turn = self.queue.turn(entry)
+        try:
+            if entry.connected:
+                self._check_liveness(entry)
+            elif not entry.opened_at:
+                entry.get_connection()
+            return entry
+        except BaseException as error:
+            self._drop(entry, error)
+            raise
+
+    def _prepare_to_wait(self) -> None:
+        """See whether dead holders have what this thread would wait for."""
+        now = monotonic()
+        if self.frequency is None:
+            self._care.reap(now)
+        elif self.has_lost() or self._care.something_is_due(now):
+            # who closes for a frozen peer is not to be this thread
+            self.tend_leases(now, reaper.submit_for(self))
+
+    # liveness
+
+    def _check_liveness(self, entry: Entry) -> None:
+        """See to it that a dead connection is replaced, not handed out."""
+        if self.settings.liveness != "passive" or not self.has_dialect:
+            return
+        if self._seems_alive(entry) or self.suspect(entry):
+            return
+        if self.ping(entry):
+            entry.traffic_at = monotonic()
+            return
+        self.logger.info("Connection is dead; opening another one")
+        self._suspected_at = monotonic()
+        self._close(entry, "dead")
+        for other in self.idle_entries():
+            if other.probe is not None and not self._seems_alive(other):
+                self.retire(other, "dead", unless=self.ping)
+
+    def _seems_alive(self, entry: Entry) -> bool:
+        if entry.probe is not None:
+            return entry.probe() is liveness.Look.QUIET
+        # No socket to look at: believe what was heard in the last second,
+        # but not what was heard before another one was found dead.
+        return entry.traffic_at > max(self._suspected_at, monotonic() - 1.0)
+
+    # return
+
+    def _give_back(self, entry: Entry) -> None:
+        """SQLAlchemy returns a record, connected or not."""
+        entry.idle_since = entry.traffic_at = now = monotonic()
+        reason = upkeep.outlived(entry, self.settings, now)
+        # what was out at a dispose() is kept, as QueuePool does
+        if entry.connected and reason and reason != "shutdown":
+            self._discard(entry, reason)
+            self._wake_reaper()
+        else:
+            self.queue.put(entry)
+
+    def _handle_collected(self, ref: weakref.ref[Any]) -> None:
+        """The garbage collector took a handle that was not closed."""
+        if holder.inert():
+            return
+        try:
+            if reaper.running_here():
+                # which only schedules: a reset may block
+                reaper.run_soon(self, lambda: self._return_quietly(ref))
+            else:
+                self.queue.run_outside(lambda: self._return_quietly(ref))
+        except BaseException as error:
+            # Nobody can catch it, but somebody may keep it for a report,
+            # and with it the frames in its traceback, which refer to the
+            # entry.
+            raise error.with_traceback(None)
+
+    def _return_quietly(self, ref: weakref.ref[Any]) -> None:
+        try:
+            self._return_collected(ref)
+        except Exception:
+            # Whoever runs this has nothing to do with it.  As text: a log
+            # record that is kept must not keep the entry with its frames.
+            self.logger.error(
+                "Exception while an unclosed connection was returned\n%s",
+                traceback.format_exc(),
+            )
+
+    def _return_collected(self, ref: weakref.ref[Any]) -> None:
+        lease = None
+        try:
+            lease = self._leases.pop(ref, None)
+            if lease is not None:
+                adapter.return_collected(lease.entry, self, ref)
+        except BaseException:
+            if lease is not None:
+                self.give_up(lease.entry, lease.turn)
+            raise
+
+    def has_lost(self) -> bool:
+        """Is there something for :meth:`.recover_lost`?"""
+        return self.queue.unsettled() or None in [
+            ref() for ref in list(self._leases)
+        ]
+
+    def recover_lost(self) -> None:
+        """Return what a finaliser could not, or did not get to."""
+        for ref in list(self._leases):
+            if ref() is None:
+                self._return_collected(ref)
+        self.queue.purge()
+
+    # what the caretaker and the reaper ask for
+
+    @property
+    def frequency(self) -> float | None:
+        return self.settings.reaping_frequency
+
+    def tend_leases(self, now: float, submit: Submit) -> float | None:
+        return self._care.tend_leases(now, submit)
+
+    def tend(self, now: float, submit: Submit) -> float | None:
+        return self._care.tend(now, submit)
+
+
+def _nothing(permit: object) -> None:
+    pass

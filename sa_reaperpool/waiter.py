@@ -1,0 +1,38 @@
+"""A thread in the queue: asleep until somebody puts an entry in its hands."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any
+from typing import Final
+
+# in the hands of a waiter that left with nothing
+GONE: Final = object()
+
+
+class Waiter:
+    """A thread that waits, or has waited, for an entry."""
+
+    __slots__ = ("entry", "since", "_bell")
+
+    def __init__(self) -> None:
+        self.entry: Any = None
+        self.since = monotonic()
+        # A plain lock wakes its waiter in half the time that a Condition
+        # takes; it is held from the start, and released once.
+        self._bell = threading.Lock()
+        self._bell.acquire()
+
+    def wake(self) -> None:
+        try:
+            self._bell.release()
+        except RuntimeError:
+            # rung already, by a thread that was interrupted right after
+            pass
+
+    def sleep(self, seconds: float | None) -> None:
+        if seconds is None:
+            self._bell.acquire()
+        elif seconds > 0:
+            self._bell.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))

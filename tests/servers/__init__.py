@@ -1,0 +1,8 @@
+"""Database servers that the tests start, and that end with them.
+
+Nothing here needs more than the standard library.
+"""
+
+from .mariadb import MariaDB as MariaDB
+from .postgresql import PostgreSQL as PostgreSQL
+from .process import ServerError as ServerError

@@ -1,0 +1,204 @@
+"""Acting on leases: reap, look at the server, report a leak."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+
+import pytest
+from rounds import Clock
+from rounds import a_pool
+from rounds import closed
+from rounds import work
+from stub import Driver
+from stub import StubError
+from stub import in_ended_thread
+
+from sa_reaperpool import ConnectionReclaimed
+from sa_reaperpool.liveness import Look
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+def driver():
+    return Driver()
+
+
+@pytest.fixture
+def make(driver, clock):
+    return functools.partial(a_pool, driver)
+
+
+def test_an_abandoned_lease_is_taken_back_after_its_grace(make, clock):
+    pool = make(dead_connection_timeout=5)
+    handle = in_ended_thread(pool.connect)
+    assert work(pool, clock, 4.9) == (1005.0, None)
+    assert closed(pool) == {}
+    work(pool, clock, 0.1)
+    assert closed(pool) == {"reaped": 1}
+    with pytest.raises(ConnectionReclaimed):
+        handle.cursor()
+
+
+def test_a_lease_that_was_handed_on_is_left_alone(make, clock):
+    pool = make(dead_connection_timeout=5)
+    handle = in_ended_thread(pool.connect)
+    work(pool, clock, 4)
+    handle.cursor()
+    work(pool, clock, 50)
+    assert closed(pool) == {}
+
+
+def test_a_kept_lease_is_left_alone(make, clock):
+    pool = make(dead_connection_timeout=5, leak_timeout=1)
+    handle = in_ended_thread(pool.connect)
+    pool.keep(handle)
+    work(pool, clock, 5000)
+    assert closed(pool) == {}
+    # for that one use
+    handle.close()
+    handle = in_ended_thread(pool.connect)
+    work(pool, clock, 5)
+    assert closed(pool) == {"reaped": 1}
+    del handle
+
+
+def test_an_open_cursor_is_a_use(make, clock):
+    pool = make(dead_connection_timeout=5)
+
+    def leave():
+        handle = pool.connect()
+        return handle, handle.cursor()
+
+    handle, cursor = in_ended_thread(leave)
+    # nobody tells when it is closed: looked at again
+    due, _ = work(pool, clock, 60)
+    assert due == clock.now + 5
+    assert closed(pool) == {}
+    cursor.close()
+    work(pool, clock)
+    assert closed(pool) == {"reaped": 1}
+    del handle
+
+
+def test_a_running_command_is_a_use(make, clock, driver):
+    class Info:
+        transaction_status = 1
+
+    pool = make(dead_connection_timeout=5)
+    handle = in_ended_thread(pool.connect)
+    driver.connections[0].info = Info()
+    work(pool, clock, 60)
+    assert closed(pool) == {}
+    Info.transaction_status = 2
+    work(pool, clock)
+    assert closed(pool) == {"reaped": 1}
+    del handle
+
+
+def test_a_holder_whose_server_is_gone(make, clock):
+    pool = make(dead_connection_timeout=5)
+    handle = pool.connect()
+    looks = []
+    entry = handle._connection_record
+    entry.probe = lambda: looks.append(1) or Look.CLOSED
+    work(pool, clock, 4.9)
+    assert looks == []
+    work(pool, clock, 0.1)
+    assert closed(pool) == {"dead": 1}
+    with pytest.raises(ConnectionReclaimed, match="server closed") as caught:
+        handle.cursor()
+    assert caught.value.reason == "dead"
+
+
+@pytest.mark.parametrize("look", [Look.QUIET, Look.READABLE])
+def test_a_holder_whose_server_is_there(make, clock, look):
+    pool = make(dead_connection_timeout=5)
+    handle = pool.connect()
+    handle._connection_record.probe = lambda: look
+    work(pool, clock, 500)
+    assert closed(pool) == {}
+
+
+def test_a_leak_is_reported_once(make, clock, caplog):
+    pool = make(leak_timeout=10)
+    handle = pool.connect()
+    with caplog.at_level(logging.WARNING, "sqlalchemy.pool"):
+        work(pool, clock, 10)
+        assert caplog.records == []
+        work(pool, clock, 1)
+        work(pool, clock, 100)
+    [record] = caplog.records
+    message = record.getMessage()
+    assert record.levelno == logging.WARNING
+    assert "leak" in message and "11.0 s" in message
+    assert f"{__file__}:" in message and "pool.keep()" in message
+    assert closed(pool) == {}
+    handle.close()
+
+
+def test_each_reap_is_one_warning(make, clock, caplog):
+    pool = make(dead_connection_timeout=5, logging_name="books")
+
+    def take():
+        threading.current_thread().name = "forgetful"
+        return pool.connect()
+
+    handles = [in_ended_thread(take) for _ in range(2)]
+    with caplog.at_level(logging.WARNING, "sqlalchemy.pool"):
+        work(pool, clock, 7)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    message = caplog.records[0].getMessage()
+    for part in ("'books'", "'forgetful'", "7.0 s", __file__, "pool.keep()"):
+        assert part in message
+    assert len(handles) == 2
+
+
+def test_a_close_that_fails_is_that_connections_own(make, clock, driver):
+    pool = make(dead_connection_timeout=5)
+    handles = [in_ended_thread(pool.connect) for _ in range(3)]
+
+    def fail(connection):
+        if connection.number == 1:
+            raise StubError("close")
+
+    driver.when_closed = fail
+    work(pool, clock, 5)
+    assert closed(pool) == {"reaped": 3}
+    assert pool.checkedout() == 0
+    assert [each.number for each in driver.open_ones] == [1]
+    assert len(handles) == 3
+
+
+def test_what_changed_since_the_decision_counts(make, clock):
+    pool = make(dead_connection_timeout=5)
+    handle = in_ended_thread(pool.connect)
+    tasks = []
+    clock.now += 5
+    pool.tend_leases(clock.now, lambda key, task: tasks.append(task))
+    handle.cursor()
+    [task] = tasks
+    task()
+    assert closed(pool) == {}
+    handle.close()
+    task()
+    assert closed(pool) == {}
+
+
+def test_a_leases_end_before_the_act(make, clock):
+    pool = make(dead_connection_timeout=5)
+    handle = in_ended_thread(pool.connect)
+    tasks = []
+    clock.now += 5
+    pool.tend_leases(clock.now, lambda key, task: tasks.append(task))
+    handle.close()
+    again = in_ended_thread(pool.connect)
+    for task in tasks:
+        task()
+    assert closed(pool) == {}
+    again.close()

@@ -1,0 +1,178 @@
+"""Holders: threads, and the moment that they end."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import threading
+import weakref
+
+import pytest
+from stub import PATIENCE
+from stub import Gate
+from stub import Task
+from stub import in_ended_thread
+from stub import switching_often
+from stub import until
+
+from sa_reaperpool import holder
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """The idents of the threads in which somebody's end was told."""
+    told = []
+    monkeypatch.setattr(holder, "_listeners", [])
+    holder.listen(lambda: told.append(threading.get_ident()))
+    return told
+
+
+def test_one_holder_for_each_thread():
+    here = holder.current()
+    assert holder.current() is here
+    assert in_ended_thread(holder.current) is not here
+
+
+def test_alive_until_the_thread_ends():
+    gate = Gate()
+    found = []
+
+    def work():
+        found.append(holder.current())
+        gate()
+
+    task = Task(work)
+    gate.wait()
+    assert found[0].alive
+    gate.open()
+    task.result()
+    # by the time that join() returns, not some time after it
+    assert not found[0].alive
+
+
+def test_not_mistaken_for_a_later_thread_with_the_same_ident():
+    first = in_ended_thread(lambda: (threading.get_ident(), holder.current()))
+    for _ in range(200):
+        gate = Gate()
+
+        def work():
+            gate()
+            return threading.get_ident(), holder.current()
+
+        task = Task(work)
+        gate.wait()
+        same = task.ident == first[0]
+        gate.open()
+        ident, later = task.result()
+        if same:
+            assert later is not first[1]
+            assert not first[1].alive
+            return
+    pytest.skip("this system does not use idents again")
+
+
+def test_name_of_the_thread():
+    def work():
+        threading.current_thread().name = "worker-7"
+        return holder.current().name
+
+    assert in_ended_thread(work) == "worker-7"
+
+
+def test_repr_says_who_and_whether():
+    def work():
+        threading.current_thread().name = "worker-7"
+        return holder.current(), repr(holder.current())
+
+    ended, while_alive = in_ended_thread(work)
+    assert while_alive == "<Holder worker-7 alive>"
+    assert repr(ended) == "<Holder worker-7 ended>"
+
+
+def test_thread_that_threading_does_not_know():
+    done = threading.Event()
+    last_act = threading.Event()
+    found = []
+
+    class Last:
+        pass
+
+    def work():
+        known = threading.active_count()
+        found.append(holder.current())
+        found.append(f"thread {threading.get_ident()}")
+        # no dummy thread was made, which would stay for ever
+        found.append(threading.active_count() == known)
+        local.last = last = Last()
+        weakref.finalize(last, last_act.set)
+        done.set()
+
+    local = threading.local()
+    _thread.start_new_thread(work, ())
+    assert done.wait(PATIENCE)
+    assert last_act.wait(PATIENCE)
+    who, name, nobody_made = found
+    assert who.name == name
+    assert nobody_made
+    until(lambda: not who.alive)
+
+
+def test_end_is_told_in_the_dying_thread(ends):
+    task = Task(holder.current)
+    task.result()
+    assert ends == [task.ident]
+
+
+def test_a_thread_that_held_nothing_tells_nothing(ends):
+    in_ended_thread(lambda: None)
+    assert ends == []
+
+
+def test_end_by_an_error_is_an_end(ends):
+    def work():
+        holder.current()
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        in_ended_thread(work)
+    assert len(ends) == 1
+
+
+def test_every_listener_is_told(ends):
+    more = []
+    holder.listen(lambda: more.append(1))
+    in_ended_thread(holder.current)
+    assert len(ends) == len(more) == 1
+
+
+def test_inert_tells_nothing(ends):
+    holder.set_inert(True)
+    try:
+        assert holder.inert()
+        ended = in_ended_thread(holder.current)
+    finally:
+        holder.set_inert(False)
+    assert ends == []
+    assert not ended.alive
+    assert not holder.inert()
+
+
+def test_no_listener_no_trouble(monkeypatch):
+    monkeypatch.setattr(holder, "_listeners", [])
+    assert not in_ended_thread(holder.current).alive
+
+
+def test_many_threads_end_once_each(ends):
+    barrier = threading.Barrier(40)
+
+    def work():
+        barrier.wait()
+        return holder.current()
+
+    with switching_often():
+        tasks = [Task(work) for _ in range(40)]
+        holders = {task.result() for task in tasks}
+    gc.collect()
+    assert len(holders) == 40
+    assert not any(each.alive for each in holders)
+    assert len(ends) == 40

@@ -1,0 +1,335 @@
+"""An exception at any line of a checkout or a return loses nothing.
+
+A trace function raises KeyboardInterrupt at one line after the other of
+everything that runs in SQLAlchemy's pool package and in this one: first at
+the first line, then at the second, until the scenario runs through.  Each
+time the pool must have its full capacity afterwards.
+
+The lines of a finaliser are different: an exception there does not reach
+anybody, so that what it dropped may take until the next round.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os.path
+import sys
+import threading
+import weakref
+
+import pytest
+import sqlalchemy.event
+import sqlalchemy.pool
+from sqlalchemy import create_engine
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+import sa_reaperpool
+from sa_reaperpool import ReaperPool
+
+SIZE = 2
+TRACED = (
+    os.path.dirname(sa_reaperpool.__file__) + os.sep,
+    os.path.dirname(sqlalchemy.pool.__file__) + os.sep,
+    os.path.dirname(sqlalchemy.event.__file__) + os.sep,
+    weakref.__file__,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept_but_by_the_pool():
+    """Traceback objects in log records would keep connections alive."""
+    logging.disable(logging.CRITICAL)
+    gc.collect()
+    # what is there already need not be looked through each time
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    logging.disable(logging.NOTSET)
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the nth traced line."""
+
+    def __init__(self, nth):
+        self.nth = nth
+        self.lines = 0
+        self.where = None
+        self.kept = None
+
+    def trace(self, frame, event, arg):
+        if self.where is not None:
+            return None
+        if not frame.f_code.co_filename.startswith(TRACED):
+            return None
+        return self.trace_line
+
+    def trace_line(self, frame, event, arg):
+        if event == "line" and self.where is None:
+            self.lines += 1
+            if self.lines == self.nth:
+                self.where = (
+                    f"{frame.f_code.co_filename}:{frame.f_lineno} "
+                    f"in {frame.f_code.co_name}"
+                )
+                raise KeyboardInterrupt
+        return self.trace_line
+
+    def run(self, scenario):
+        sys.settrace(self.trace)
+        try:
+            scenario()
+        except KeyboardInterrupt as error:
+            # with its traceback's frames, as a Future or a prompt would
+            self.kept = error
+        finally:
+            sys.settrace(None)
+
+
+class Connection:
+    """Closed by close(), or with its last reference as any driver's."""
+
+    def __init__(self, open_ones):
+        self.open_ones = open_ones
+        open_ones.add(self)
+
+    def cursor(self):
+        return Cursor()
+
+    def rollback(self):
+        pass
+
+    commit = rollback
+
+    def close(self):
+        self.open_ones.discard(self)
+
+
+class Cursor:
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+
+def stub_pool(connect=None, **options):
+    """A pool on a stub driver, and the connections that are open."""
+    open_ones = weakref.WeakSet()
+    options = {
+        "pool_size": SIZE,
+        "max_overflow": 0,
+        "timeout": 0,
+        "reaping_frequency": None,
+        **options,
+    }
+    connect = connect or (lambda: Connection(open_ones))
+    pool = ReaperPool(connect, **options)
+    return pool, open_ones
+
+
+def assert_full_capacity(pool, where):
+    handles = []
+    try:
+        for _ in range(pool.stats().limit):
+            handles.append(pool.connect(timeout=0))
+    except SQLAlchemyError as error:
+        pytest.fail(f"a slot was lost by an exception at {where}: {error}")
+    connections = {id(handle.dbapi_connection) for handle in handles}
+    assert len(connections) == len(handles), where
+    with pytest.raises(sa_reaperpool.CheckoutTimeout):
+        pool.connect(timeout=0)
+    for handle in handles:
+        handle.close()
+    assert pool.checkedout() == 0, where
+
+
+def interrupt_every_line(
+    make, scenario, *, least, drop_handles=True, drop_exception=False
+):
+    """Run a scenario again and again, interrupted a line later each time.
+
+    :param make: gives what the scenario is called with: the pool, the
+     connections that are open, and a list of handles, of which it keeps
+     what it should not drop.
+
+    :param least: so many lines there are at the least; the scenario would
+     be another one than thought.
+
+    :param drop_handles: drop them before looking.
+
+    :param drop_exception: it too.  Else it is kept, with all that the frames
+     in its traceback refer to.
+
+    """
+    nth = 0
+    while True:
+        nth += 1
+        pool, open_ones, handles = make()
+        interrupter = Interrupter(nth)
+        interrupter.run(lambda: scenario(pool, handles))
+        if interrupter.where is None:
+            break
+        # the first lines of close() are as good as the one before the call
+        if drop_exception or nth <= 4:
+            interrupter.kept = None
+        if drop_handles or nth <= 4:
+            handles.clear()
+        gc.collect()
+        assert_full_capacity(pool, interrupter.where)
+        gc.collect()
+        assert len(open_ones) <= SIZE, interrupter.where
+    assert nth > least
+
+
+def checked_out(**options):
+    """Make a pool with one handle out."""
+
+    def make():
+        pool, open_ones = stub_pool(**options)
+        return pool, open_ones, [pool.connect()]
+
+    return make
+
+
+def checkout(pool, handles):
+    handles.append(pool.connect())
+
+
+def close(pool, handles):
+    handles[0].close()
+
+
+def test_first_checkout():
+    interrupt_every_line(lambda: (*stub_pool(), []), checkout, least=100)
+
+
+def test_checkout_of_an_idle_connection():
+    def make():
+        pool, open_ones = stub_pool()
+        pool.connect().close()
+        return pool, open_ones, []
+
+    interrupt_every_line(make, checkout, least=60)
+
+
+def test_return():
+    interrupt_every_line(checked_out(), close, least=50)
+
+
+def test_return_while_somebody_keeps_the_handle():
+    """That the slot comes free must not hang on the handle's end."""
+    interrupt_every_line(checked_out(), close, least=50, drop_handles=False)
+
+
+@pytest.mark.parametrize("verb", ["invalidate", "detach"])
+def test_invalidate_and_detach(verb):
+    def scenario(pool, handles):
+        getattr(handles[0], verb)()
+
+    # what is neither closed nor the pool's hangs on the frames alone
+    interrupt_every_line(
+        checked_out(), scenario, least=30, drop_exception=True
+    )
+
+
+def test_surplus_return():
+    def make():
+        pool, open_ones = stub_pool(pool_size=1, max_overflow=1)
+        handles = [pool.connect(), pool.connect()]
+        handles.pop().close()
+        return pool, open_ones, handles
+
+    interrupt_every_line(make, close, least=50)
+
+
+def test_retirement_at_return():
+    def make():
+        pool, open_ones, handles = checked_out()()
+        pool.refresh()
+        return pool, open_ones, handles
+
+    interrupt_every_line(make, close, least=50)
+
+
+def test_timed_out_checkout():
+    def make():
+        pool, open_ones = stub_pool()
+        return pool, open_ones, [pool.connect() for _ in range(SIZE)]
+
+    def scenario(pool, handles):
+        with pytest.raises(sa_reaperpool.CheckoutTimeout):
+            pool.connect(timeout=0.001)
+
+    interrupt_every_line(make, scenario, least=40)
+
+
+def test_failing_connect():
+    def make():
+        open_ones = weakref.WeakSet()
+        down.append(True)
+
+        def connect():
+            if down:
+                raise RuntimeError("the server is down")
+            return Connection(open_ones)
+
+        return stub_pool(connect)[0], open_ones, []
+
+    def scenario(pool, handles):
+        try:
+            with pytest.raises(RuntimeError):
+                pool.connect()
+        finally:
+            down.clear()
+
+    down = []
+    interrupt_every_line(make, scenario, least=50)
+
+
+# pytest keeps the exception of a finaliser with its traceback, as others
+# may: that must not keep the slot
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_garbage_collected_return():
+    interrupt_every_line(
+        checked_out(), lambda pool, handles: handles.clear(), least=50
+    )
+
+
+def test_reaping():
+    def make():
+        pool, open_ones = stub_pool(dead_connection_timeout=0)
+        handles = []
+        thread = threading.Thread(target=checkout, args=(pool, handles))
+        thread.start()
+        thread.join()
+        return pool, open_ones, handles
+
+    interrupt_every_line(
+        make, lambda pool, _: pool.reap(), least=60, drop_handles=False
+    )
+
+
+def test_through_an_engine(tmp_path):
+    """The real thing, on SQLite: connect, execute, commit, close."""
+
+    def make():
+        engine = create_engine(
+            f"sqlite:///{tmp_path}/file.db",
+            poolclass=ReaperPool,
+            pool_size=SIZE,
+            max_overflow=0,
+            pool_timeout=0,
+            reaping_frequency=None,
+        )
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+        return engine.pool, [], [engine]
+
+    def scenario(pool, handles):
+        with handles[0].connect() as connection:
+            connection.execute(text("select 1"))
+            connection.commit()
+
+    # in the frames is SQLAlchemy's Connection, that has the handle
+    interrupt_every_line(make, scenario, least=100, drop_exception=True)

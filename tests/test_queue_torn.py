@@ -1,0 +1,152 @@
+"""The queue torn at: by the garbage collector, by threads, by chance."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies
+from hypothesis.stateful import RuleBasedStateMachine
+from hypothesis.stateful import invariant
+from hypothesis.stateful import precondition
+from hypothesis.stateful import rule
+from queues import Queue
+from queues import waiters
+from stub import HookedLock
+from stub import Task
+from stub import switching_often
+
+SECTIONS = {
+    "idle": lambda queue, idle: queue.idle(),
+    "entries": lambda queue, idle: queue.entries(),
+    "claim": lambda queue, idle: queue.claim(idle),
+    "reserve": lambda queue, idle: queue.reserve(),
+    "get_nowait": lambda queue, idle: queue.get_nowait(),
+    "get": lambda queue, idle: queue.get(0),
+    "put": lambda queue, idle: queue.put(idle),
+    "discard": lambda queue, idle: queue.discard(idle),
+    "forget": lambda queue, idle: queue.forget(),
+    "purge": lambda queue, idle: queue.purge(),
+    "settle": lambda queue, idle: queue.settle(),
+}
+
+
+@pytest.mark.parametrize("moment", ["begin", "end"])
+@pytest.mark.parametrize("kind", ["put", "discard", "garbage"])
+@pytest.mark.parametrize("section", SECTIONS)
+def test_return_by_the_garbage_collector_inside_a_section(
+    section, kind, moment
+):
+    queue = Queue(limit=2)
+    out = [queue.get_nowait()]
+    other = queue.get_nowait()
+    lock = queue._lock = HookedLock()
+    [task] = waiters(queue, 1, [])
+
+    def collect():
+        entry = out.pop()
+        if kind == "put":
+            queue.put(entry)
+        elif kind == "discard":
+            queue.discard(entry)
+
+    lock.hooks[moment] = collect
+    # what the section gave is dropped, and its slot with it
+    Task(lambda: SECTIONS[section](queue, other) and None).result()
+    assert not lock.hooks, "there was no critical section"
+    assert task.result() is not None, "it sleeps beside a free slot"
+
+
+# all of it at once
+
+
+def test_many_threads_never_share_an_entry():
+    queue = Queue(maxsize=2, limit=3)
+    in_use = set()
+    wrong = []
+    barrier = threading.Barrier(8)
+
+    def work(seed):
+        chance = random.Random(seed)
+        barrier.wait()
+        for _ in range(150):
+            entry = queue.get_nowait() or queue.get()
+            if entry in in_use or len(in_use) >= 3:
+                wrong.append(entry)
+            in_use.add(entry)
+            in_use.remove(entry)
+            way = chance.random()
+            if way < 0.8:
+                queue.put(entry)
+            elif way < 0.9:
+                queue.discard(entry)
+            del entry
+            for surplus in list(queue.surplus):
+                queue.discard(surplus)
+
+    with switching_often():
+        tasks = [Task(work, seed) for seed in range(8)]
+        for task in tasks:
+            task.result()
+    queue.surplus.clear()
+    gc.collect()
+    assert wrong == []
+    assert queue.waiting() == 0
+    assert queue.live() == queue.qsize()
+
+
+whole = strategies.integers(0, 30)
+
+
+class Model(RuleBasedStateMachine):
+    """One thread, any order of calls, against a list and a set."""
+
+    def __init__(self):
+        super().__init__()
+        self.queue = Queue(maxsize=2, limit=4)
+        self.idle = []
+        self.out = []
+
+    @rule()
+    def get(self):
+        entry = self.queue.get_nowait()
+        if self.idle:
+            assert entry is self.idle.pop(0)
+        elif len(self.out) == 4:
+            assert entry is None
+        if entry is not None:
+            assert entry not in self.out
+            self.out.append(entry)
+
+    @precondition(lambda self: self.out)
+    @rule(way=whole)
+    def give(self, way):
+        entry = self.out.pop(way % len(self.out))
+        if way % 3 == 0:
+            self.queue.discard(entry)
+        elif way % 3 == 1:
+            self.queue.put(entry)
+            if len(self.idle) < 2:
+                self.idle.append(entry)
+            else:
+                assert self.queue.surplus.pop() is entry
+                self.queue.discard(entry)
+
+    @precondition(lambda self: self.idle)
+    @rule(which=whole)
+    def claim(self, which):
+        entry = self.idle.pop(which % len(self.idle))
+        assert self.queue.claim(entry)
+        self.out.append(entry)
+
+    @invariant()
+    def agree(self):
+        assert self.queue.idle() == self.idle
+        assert self.queue.live() == len(self.idle) + len(self.out) <= 4
+
+
+Model.TestCase.settings = settings(deadline=None, max_examples=60)
+TestModel = Model.TestCase

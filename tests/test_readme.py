@@ -1,0 +1,83 @@
+"""README.rst: it renders, and what it says is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from docutils import nodes
+from docutils.core import publish_doctree
+
+import sa_reaperpool
+from sa_reaperpool.options import OPTIONS
+from sa_reaperpool.options import options_table
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.rst").read_text()
+
+# what two commands a user needs, by what they end with
+COMMANDS = ["-m sa_reaperpool demo", ".venv/bin/pytest"]
+
+
+@pytest.fixture(scope="module")
+def document() -> nodes.document:
+    # any complaint of the parser's is an error
+    settings = {"halt_level": 1, "report_level": 1, "_disable_config": True}
+    return publish_doctree(README, settings_overrides=settings)
+
+
+def test_renders(document: nodes.document) -> None:
+    assert document["title"] == "sa-reaperpool"
+    assert len(list(document.findall(nodes.section))) > 5
+
+
+def commands(document: nodes.document) -> list[str]:
+    """The literal blocks of the first screen."""
+
+    before = []
+    for node in document.children:
+        if isinstance(node, nodes.section):
+            break
+        before += node.findall(nodes.literal_block)
+    return [block.astext() for block in before]
+
+
+def test_two_commands_on_the_first_screen(document: nodes.document) -> None:
+    found = commands(document)
+    assert len(found) == len(COMMANDS)
+    for command, end in zip(found, COMMANDS):
+        assert "\n" not in command
+        assert command.endswith(end)
+
+
+def test_ci_runs_the_commands_word_for_word(document: nodes.document) -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    lines = [line.strip() for line in script.splitlines()]
+    for command in commands(document):
+        assert command in lines
+
+
+def test_options_table_is_the_codes() -> None:
+    assert options_table() in README
+
+
+def test_every_option_is_in_the_rendered_table(
+    document: nodes.document,
+) -> None:
+    text = document.astext()
+    for option in OPTIONS:
+        assert option.name in text
+
+
+def test_names_in_the_text_exist() -> None:
+    """The pool's methods and the package's names that it speaks of."""
+
+    methods = set(re.findall(r"\bpool\.([a-z_]+)\(", README))
+    assert methods >= {"keep", "leases", "stats", "reap"}
+    for name in methods:
+        assert callable(getattr(sa_reaperpool.ReaperPool, name))
+    names = set(re.findall(r"sa_reaperpool\.([A-Z]\w+)", README))
+    assert names >= {"ConnectionReclaimed", "CheckoutTimeout"}
+    for name in names:
+        assert hasattr(sa_reaperpool, name)
