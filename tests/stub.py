@@ -148,7 +148,7 @@ class Connection:
 
     def close(self):
         self.driver.when_closed(self)
-        self.closed = True
+        self.driver.count_close(self)
 
 
 class SocketConnection(Connection):
@@ -168,6 +168,9 @@ class Driver:
     def __init__(self):
         self.connections = []
         self.connects = 0
+        self.most_open = 0
+        self._open = 0
+        self._counting = threading.Lock()
         self.when_reset = self.when_closed = lambda connection: None
         self._turns = deque()
         self._numbers = itertools.count(1)
@@ -184,8 +187,16 @@ class Driver:
         if turn is not None:
             turn()
         connection = self.make(next(self._numbers))
-        self.connections.append(connection)
+        with self._counting:
+            self.connections.append(connection)
+            self._open += 1
+            self.most_open = max(self.most_open, self._open)
         return connection
+
+    def count_close(self, connection):
+        with self._counting:
+            self._open -= not connection.closed
+            connection.closed = True
 
     def make(self, number):
         return Connection(self, number)
