@@ -2,9 +2,19 @@
 
 from .errors import CheckoutTimeout
 from .errors import ConnectionReclaimed
+from .errors import JoinEnded
+from .errors import JoinError
+from .errors import JoinOrder
+from .errors import JoinRefused
+from .errors import NotCheckedOut
+from .errors import NotOwner
+from .errors import ProvisionalCommitLost
+from .errors import ReservationError
 from .lease import HolderInfo
 from .lease import LeaseInfo
 from .pool import ReaperPool
+from .reservation import release_connections
+from .reservation import with_connection
 from .stats import Stats
 
 __version__ = "0.1.0"
@@ -13,8 +23,18 @@ __all__ = (
     "CheckoutTimeout",
     "ConnectionReclaimed",
     "HolderInfo",
+    "JoinEnded",
+    "JoinError",
+    "JoinOrder",
+    "JoinRefused",
     "LeaseInfo",
+    "NotCheckedOut",
+    "NotOwner",
+    "ProvisionalCommitLost",
     "ReaperPool",
+    "ReservationError",
     "Stats",
     "__version__",
+    "release_connections",
+    "with_connection",
 )

@@ -38,7 +38,7 @@ tests/test_adapter.py which fails when it changes.
     The entry of a pool.  Made unconnected, so that a slot can be taken
     before the connect begins.
 
-``_ConnectionFairy`` (``_pool``, ``_connection_record``, ``_counter``,
+``_ConnectionFairy`` (``_pool``, ``_connection_record``, ``_counter``, ``_echo``,
 ``_checkin()``, ``_close_special()``, ``_checkout_existing()``, and
 ``dbapi_connection`` as a slot)
     The handle.  Its class is changed once SQLAlchemy's own checkout is
@@ -76,9 +76,11 @@ from sqlalchemy.pool.base import _finalize_fairy
 
 from . import liveness
 from .errors import ConnectionReclaimed
+from .handle import Joining
 from .handle import Noting
 from .handle import Refusing
 from .handle import raise_if_reclaimed
+from .joins import warn_of_lost
 from .lease import Lease
 
 if TYPE_CHECKING:
@@ -201,8 +203,11 @@ class Handle(Noting, _ConnectionFairy):
             raise
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
-        if _end(self):
+        lease = _end(self)
+        if lease is not None:
+            lost = finish_joins(lease, self._pool)
             _ConnectionFairy._checkin(self, transaction_was_reset)
+            warn_of_lost(lost)
 
     def invalidate(
         self, e: BaseException | None = None, soft: bool = False
@@ -221,6 +226,8 @@ class Handle(Noting, _ConnectionFairy):
     def detach(self) -> None:
         lease = self.__dict__.get("lease")
         try:
+            if lease is not None and lease.level is not None:
+                lease.level.reservation.refuse_if_joined("detach()")
             if _end(self):
                 _ConnectionFairy.detach(self)
         except BaseException:
@@ -229,19 +236,31 @@ class Handle(Noting, _ConnectionFairy):
         raise_if_reclaimed(self)
 
 
-def _end(handle: Handle) -> bool:
-    """Take a handle's lease, to end it well; False if it is not there.
+def _end(handle: Handle) -> Lease | None:
+    """Take a handle's lease, to end it well; None if it is not there.
 
     From then on this is a plain handle of SQLAlchemy's.
     """
     lease = handle.__dict__.get("lease")
     if lease is None or handle._pool._leases.pop(lease.handle, None) is None:
-        return False
+        return None
     # in this order: where there is no lease there is no Handle either
     handle.__class__ = _ConnectionFairy  # type: ignore[assignment]
     # with the lease goes its weak reference, before that can fire
     del handle.lease
-    return True
+    return lease  # type: ignore[no-any-return]
+
+
+def finish_joins(lease: Lease, pool: AdaptedQueuePool) -> list[str]:
+    """Before a lease's connection is returned: undo what joins left open.
+
+    :return: for :func:`.warn_of_lost`, once it has been returned.
+
+    """
+    if lease.level is None:
+        return []
+    undoes = pool._reset_on_return is _base.reset_rollback
+    return lease.level.reservation.finish(lease, undoes)
 
 
 def _let_go(handle: _ConnectionFairy, lease: Lease | None) -> None:
@@ -274,6 +293,78 @@ class ReclaimedHandle(Refusing, _ConnectionFairy):
     def _checkin(self, transaction_was_reset: bool = False) -> None:
         pass
 
+
+class Join(Joining, _ConnectionFairy):
+    """A handle on a connection that its thread holds already.
+
+    :param base: the handle through which that is held.
+
+    :raises JoinRefused: joining would harm what is going on there.
+
+    """
+
+    __slots__ = ()
+
+    _pool: AdaptedQueuePool
+
+    def __init__(self, base: Handle):
+        # without that of the class above, which makes a finaliser
+        self._pool = base._pool
+        self._counter = 1
+        self._echo = base._echo
+        self._connection_record = base._connection_record
+        self.base = base
+        level = base.lease.level
+        assert level is not None, "only what is reserved is joined"
+        self.level = level.reservation.join(self)
+
+    @property
+    def dbapi_connection(self) -> Any:  # type: ignore[override]
+        return self.base.dbapi_connection if self.is_valid else None
+
+    @property
+    def driver_connection(self) -> Any:  # type: ignore[override]
+        return self.base.driver_connection if self.is_valid else None
+
+    @property
+    def is_valid(self) -> bool:
+        return not self.level.ended and "lease" in self.base.__dict__
+
+    def _checkout_existing(self) -> Join:
+        return self
+
+    def close(self) -> None:
+        if self.is_valid:
+            try:
+                self.level.end()
+            except Exception as error:
+                # the base's next use will meet it
+                self._pool.logger.error(
+                    "Exception while a join was closed: %s", error
+                )
+
+    def _close_special(self, transaction_reset: bool = False) -> None:
+        self.close()
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        self.close()
+
+    def detach(self) -> None:
+        self.level.reservation.refuse_change(self.level, "detach()")
+
+    def invalidate(
+        self, e: BaseException | None = None, soft: bool = False
+    ) -> None:
+        # The connection is one, and so unfit for all of them.
+        lease = self.base.__dict__.get("lease")
+        if lease is None or self.level.ended:
+            return
+        if soft:
+            self.base.invalidate(e, soft=True)
+        else:
+            self._pool.take_back(
+                lease, "invalidated", f"{self.level} was invalidated"
+            )
 
 
 def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
@@ -348,6 +439,9 @@ class AdaptedQueuePool(QueuePool):
     def give_up(self, entry: Entry, turn: int) -> None:
         raise NotImplementedError()
 
+    def take_back(self, lease: Lease, reason: str, why: str) -> bool:
+        raise NotImplementedError()
+
     def _closed(self, connection: Any, terminated: bool) -> None:
         raise NotImplementedError()
 
@@ -378,7 +472,8 @@ class AdaptedQueuePool(QueuePool):
         _checkin: bool = True,
     ) -> None:
         # The pool closed this one itself; that tells nothing of the others.
-        if not isinstance(connection, ReclaimedHandle):
+        base = connection.base if isinstance(connection, Join) else connection
+        if not isinstance(base, ReclaimedHandle):
             super()._invalidate(connection, exception, _checkin)
 
     # SQLAlchemy's state
@@ -447,6 +542,10 @@ class AdaptedQueuePool(QueuePool):
     def max_overflow(self) -> int:
         """Connections beyond the size; -1 for any number."""
         return self._max_overflow
+
+    @property
+    def dialect_in_use(self) -> Any:
+        return self._dialect
 
     @property
     def has_dialect(self) -> bool:

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from .stock import StockedPool
 
 
+_COUNTED = {
+    "abandoned": "reaped",
+    "invalidated": "failed",
+    "disconnected": "shutdown",
+}
+"""Why a lease ended, as the statistics call it."""
+
+
 class Caretaker:
     """Reaps, retires, pings and refills.
 
@@ -67,7 +75,7 @@ class Caretaker:
         if grace is None:
             return False
         for lease in list(self._pool._leases.values()):
-            if now - lease.used >= grace:
+            if now - lease.used >= grace or lease.reserved:
                 return True
         return False
 
@@ -149,8 +157,9 @@ class Caretaker:
             adapter.fence(handle, error)
             self._close_reclaimed(lease.entry, reason, error)
             # after the slot is free, which a log's handler may wait for
+            hint = "  If that is how it should be, call pool.keep()."
             pool.logger.warning(
-                "%s  If that is how it should be, call pool.keep().", error
+                "%s%s", error, hint if reason == "abandoned" else ""
             )
             return True
         except BaseException:
@@ -169,8 +178,7 @@ class Caretaker:
         self, entry: Entry, reason: str, error: ConnectionReclaimed
     ) -> None:
         pool = self._pool
-        counted = "reaped" if reason == "abandoned" else reason
-        pool.explain_close(entry, counted)
+        pool.explain_close(entry, _COUNTED.get(reason, reason))
         connection = entry.dbapi_connection
         try:
             entry.discard(error)

@@ -9,6 +9,7 @@ and with that the frames and the entry in them.
 from __future__ import annotations
 
 import threading
+import weakref
 from time import monotonic
 from typing import Any
 
@@ -39,6 +40,18 @@ class Checkouts(threading.local):
 
     current: Checkout | None = None
     block: float | None = UNSET
+
+    base: weakref.ref[Any] | None = None
+    """The handle that the thread's further checkouts may join."""
+
+    reserved: Any = None
+    """What ``connection()`` returned, while it lasts."""
+
+    connections: dict[Any, Any] | None = None
+    """What ``with_connection(engine)`` gave, by engine."""
+
+    scope: Any = None
+    """The request, if any, in which the reservation was made."""
 
     def limit(self, default: float | None) -> float | None:
         """Seconds that this checkout may take; None for ever."""

@@ -99,6 +99,65 @@ class ConnectionReclaimed(exc.OperationalError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class ReservationError(exc.DontWrapMixin, exc.InvalidRequestError):
+    """A connection was used by who may not, or in a way that may not be.
+
+    :param logging_name: the pool's ``logging_name``, or None.
+
+    """
+
+    def __init__(self, message: str, logging_name: str | None = None):
+        super().__init__(message)
+        self.logging_name = logging_name
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class NotCheckedOut(ReservationError):
+    """What was to be returned is not checked out of this pool.
+
+    It was returned or taken back before, or is another pool's.
+    """
+
+
+class NotOwner(ReservationError):
+    """A reserved connection was used by a thread other than its own.
+
+    While the thread that reserved it lives, it is that thread's alone.
+    """
+
+
+class JoinError(ReservationError):
+    """What is wrong between those who share a reserved connection."""
+
+
+class JoinOrder(JoinError):
+    """A join has uncommitted work, and another handle was used.
+
+    Nothing was sent.  Commit, roll back or close the join first.
+    """
+
+
+class JoinEnded(JoinError):
+    """What this handle was joined to has ended.
+
+    Its uncommitted work was rolled back with that.
+    """
+
+
+class JoinRefused(JoinError):
+    """What was asked for would change or harm the outer's transaction."""
+
+
+class ProvisionalCommitLost(exc.SAWarning):
+    """A join's commit was undone, by an outer that only read.
+
+    The commit was provisional, since the outer had begun a transaction,
+    and this ended without a commit.
+    """
+
+
 def _rebuild(
     cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:

@@ -30,6 +30,11 @@ def register(pool: Any) -> None:
     _pools.add(pool)
 
 
+def pools() -> list[Any]:
+    """All pools of this process."""
+    return list(_pools)
+
+
 def _before() -> None:
     holder.set_inert(True)
 

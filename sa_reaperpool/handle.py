@@ -7,12 +7,16 @@ lease lasts, and :class:`.Refusing` once the pool took the connection back.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import NoReturn
 
 from .errors import ConnectionReclaimed
 from .lease import Lease
 from .lease import called_by_sqlalchemy
+
+if TYPE_CHECKING:
+    from .level import Level
 
 
 class Noting:
@@ -31,26 +35,38 @@ class Noting:
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         lease = self.lease
         lease.touch()
+        level = lease.level
         try:
+            if level is not None:
+                level.statement()
             cursor = self.dbapi_connection.cursor(*args, **kwargs)
         except BaseException:
             raise_if_reclaimed(self)
             raise
         lease.watch(cursor)
+        if level is not None:
+            level.watch(cursor)
         return cursor
 
     def commit(self) -> None:
-        self.lease.touch()
+        lease = self.lease
+        lease.touch()
         try:
-            self.dbapi_connection.commit()
+            (lease.level or self.dbapi_connection).commit()
         except BaseException:
             raise_if_reclaimed(self)
             raise
 
     def rollback(self) -> None:
         try:
-            self.lease.touch()
-            self.dbapi_connection.rollback()
+            lease = self.lease
+            if lease.level is None:
+                lease.touch()
+                self.dbapi_connection.rollback()
+            else:
+                # by any thread
+                lease.taken_out()
+                lease.level.rollback()
         except BaseException:
             if isinstance(self, Refusing) and called_by_sqlalchemy(2):
                 return
@@ -59,9 +75,73 @@ class Noting:
 
     def __getattr__(self, key: str) -> Any:
         lease = self.__dict__.get("lease")
-        if lease is not None:
-            lease.touch()
-        return getattr(self.dbapi_connection, key)
+        if lease is None:
+            return getattr(self.dbapi_connection, key)
+        lease.touch()
+        found = getattr(self.dbapi_connection, key)
+        level = lease.level
+        return found if level is None else level.attribute(key, found)
+
+
+class Joining:
+    """A handle of one's own on a connection that its thread holds already.
+
+    It has a level of its own (joins.py) and no lease: that is the base's,
+    which it keeps alive.
+    """
+
+    __slots__ = ()
+
+    base: Any
+    level: Level
+
+    def _lease(self) -> Lease:
+        """The base's lease, used by the calling thread.
+
+        :raises ConnectionReclaimed: the pool took the connection back.
+
+        :raises JoinEnded: the base was closed.
+
+        """
+        lease = self.base.__dict__.get("lease")
+        if lease is None:
+            raise_if_reclaimed(self.base)
+            self.level.refuse()
+        lease.touch()
+        return lease  # type: ignore[no-any-return]
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        lease = self._lease()
+        try:
+            self.level.statement()
+            cursor = self.base.dbapi_connection.cursor(*args, **kwargs)
+        except BaseException:
+            raise_if_reclaimed(self.base)
+            raise
+        lease.watch(cursor)
+        self.level.watch(cursor)
+        return cursor
+
+    def commit(self) -> None:
+        self._lease()
+        try:
+            self.level.commit()
+        except BaseException:
+            raise_if_reclaimed(self.base)
+            raise
+
+    def rollback(self) -> None:
+        if called_by_sqlalchemy(2) or not self.level.ended:
+            self.level.rollback()
+        else:
+            self.level.refuse()
+
+    def __getattr__(self, key: str) -> Any:
+        if key in ("base", "level"):
+            raise AttributeError(key)
+        self._lease()
+        found = getattr(self.base.dbapi_connection, key)
+        return self.level.attribute(key, found)
 
 
 class Refusing:
@@ -75,6 +155,7 @@ class Refusing:
     reclaimed: ConnectionReclaimed
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        self.__dict__["told"] = True
         raise self.__dict__["reclaimed"].again()
 
     cursor = commit = detach = _refuse
@@ -115,4 +196,5 @@ class Refusing:
 
 def raise_if_reclaimed(handle: Any) -> None:
     if isinstance(handle, Refusing):
+        handle.__dict__["told"] = True
         raise handle.reclaimed.again() from None

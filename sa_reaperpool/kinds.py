@@ -178,11 +178,14 @@ def _reset(value: object) -> Any:
     raise ValueError
 
 
-def _liveness(value: object) -> str:
-    value = _text(value)
-    if isinstance(value, str) and value in ("passive", "ping", "off"):
-        return value
-    raise ValueError
+def _one_of(*words: str) -> Callable[[object], str]:
+    def convert(value: object) -> str:
+        value = _text(value)
+        if isinstance(value, str) and value in words:
+            return value
+        raise ValueError
+
+    return convert
 
 
 COUNT = Kind("a whole number of 0 or more", _whole_from(0))
@@ -211,4 +214,5 @@ ROUND = Kind(
 FRACTION = Kind("a number from 0 to below 1", _fraction)
 FLAG = Kind("true or false", _flag)
 RESET = Kind("rollback, commit or none, or true or false", _reset)
-LIVENESS = Kind("passive, ping or off", _liveness)
+LIVENESS = Kind("passive, ping or off", _one_of("passive", "ping", "off"))
+RESERVATION = Kind("explicit or thread", _one_of("explicit", "thread"))

@@ -37,6 +37,7 @@ import weakref
 from time import monotonic
 from types import CodeType
 from types import FrameType
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
@@ -44,6 +45,9 @@ import sqlalchemy
 
 from . import holder as _holder
 from .holder import Holder
+
+if TYPE_CHECKING:
+    from .level import Level
 
 T = TypeVar("T")
 
@@ -74,10 +78,18 @@ class Lease:
         "_last",
         "_where",
         "turn",
+        "level",
+        "anchor",
         "_cursors",
     )
 
     handle: weakref.ref[Any]
+
+    level: Level | None
+    """The base's in its reservation, if it is reserved (joins.py)."""
+
+    anchor: Any
+    """The handle, while the pool itself keeps it for its thread."""
 
     def __init__(self, entry: Any, turn: int = 0):
         self.entry = entry
@@ -88,20 +100,29 @@ class Lease:
         self.kept = False
         self.leak_reported = False
         self._where = application_line(2)
+        self.level = self.anchor = None
         self._cursors: list[weakref.ref[Any]] = []
 
     @property
+    def reserved(self) -> bool:
+        """Is it one thread's alone?"""
+        return self.level is not None
+
+    @property
     def where(self) -> str:
-        if self._where is None:
-            return "an unknown line"
-        code, line = self._where
-        return f"{code.co_filename}:{line} in {code.co_name}"
+        return written(self._where)
 
     def touch(self) -> None:
-        """The calling thread uses the connection."""
+        """The calling thread uses the connection.
+
+        :raises NotOwner: it is reserved by another one.
+
+        """
         self.used = monotonic()
         holder = _holder.current()
         if holder is not self._last:
+            if self.level is not None:
+                self.level.reservation.check_owner()
             self._last = holder
             self._add(holder)
 
@@ -204,6 +225,19 @@ def describe(
         in_transaction=in_transaction,
         kept=lease.kept,
     )
+
+
+def written(line: tuple[CodeType, int] | None) -> str:
+    """An application's line for people."""
+    if line is None:
+        return "an unknown line"
+    code, number = line
+    return f"{code.co_filename}:{number} in {code.co_name}"
+
+
+def here() -> str:
+    """The application's line that is being run, for people."""
+    return written(application_line())
 
 
 def application_line(depth: int = 1) -> tuple[CodeType, int] | None:

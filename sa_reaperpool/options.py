@@ -215,6 +215,14 @@ OPTIONS: tuple[Option, ...] = (
         "the server, off nothing",
     ),
     Option(
+        "reservation",
+        "reservation",
+        kinds.RESERVATION,
+        "explicit",
+        "thread: a thread has one connection, and its further checkouts "
+        "join it; explicit: only the calls for that reserve one",
+    ),
+    Option(
         "max_connecting",
         "max_connecting",
         kinds.COUNT_OR_NONE,
@@ -302,6 +310,7 @@ class Settings:
     keepalive: float | None
     jitter: float
     liveness: Liveness
+    reservation: Literal["explicit", "thread"]
     max_connecting: int | None
     leak_timeout: float | None
 

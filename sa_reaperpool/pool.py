@@ -16,25 +16,18 @@ from typing import Any
 from typing import Callable
 from typing import Iterator
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import InvalidRequestError
-
-from . import adapter
 from . import liveness as _liveness
 from . import upkeep
-from .adapter import Handle
-from .checkout import UNSET
-from .checkout import Checkout
 from .lease import LeaseInfo
 from .lease import describe
 from .options import LIVENESS_DEFAULT
 from .options import Settings
 from .options import validate
+from .reservation import ReservingPool
 from .stats import Stats
-from .stock import StockedPool
 
 
-class ReaperPool(StockedPool):
+class ReaperPool(ReservingPool):
     """A :class:`sqlalchemy.pool.QueuePool` that looks after connections.
 
     All options of QueuePool keep their names, meanings and defaults.
@@ -72,6 +65,7 @@ class ReaperPool(StockedPool):
         keepalive: Any = None,
         jitter: Any = 0.2,
         liveness: Any = LIVENESS_DEFAULT,
+        reservation: Any = "explicit",
         max_connecting: Any = None,
         leak_timeout: Any = None,
         echo: Any = None,
@@ -97,6 +91,7 @@ class ReaperPool(StockedPool):
                 "keepalive": keepalive,
                 "jitter": jitter,
                 "liveness": liveness,
+                "reservation": reservation,
                 "max_connecting": max_connecting,
                 "leak_timeout": leak_timeout,
             }
@@ -120,29 +115,6 @@ class ReaperPool(StockedPool):
         )
 
     # checkout
-
-    def connect(self, timeout: float | None = UNSET) -> Handle:
-        """Check a connection out.
-
-        :param timeout: seconds that this checkout may take, None for as
-         long as it takes; without it, what :meth:`.checkout_timeout` says,
-         or the pool's ``timeout``.
-
-        :raises CheckoutTimeout: none came free within the time limit.
-
-        """
-        checkouts = self._checkouts
-        checkout = Checkout(timeout, checkouts.current)
-        checkouts.current = checkout
-        try:
-            handle = adapter.attach(super().connect(), self)
-            self._tally.add("checkouts")
-            checkouts.current = checkout.outer
-            return handle
-        except BaseException:
-            checkouts.current = checkout.outer
-            self._give_up_checkout(checkout)
-            raise
 
     @contextmanager
     def checkout_timeout(self, seconds: float | None) -> Iterator[None]:
@@ -168,24 +140,10 @@ class ReaperPool(StockedPool):
         :param connection: what :meth:`.connect` returned, or an
          :class:`sqlalchemy.Connection`.
 
-        :raises sqlalchemy.exc.InvalidRequestError: it is not checked out
-         of this pool.
+        :raises NotCheckedOut: it is not checked out of this pool.
 
         """
-        lease = self._lease_of(connection)
-        if lease is None:
-            raise InvalidRequestError(
-                "keep() takes a connection that is checked out of this pool"
-            )
-        lease.kept = True
-
-    def _lease_of(self, connection: Any) -> Any:
-        if isinstance(connection, Connection) and not connection.closed:
-            connection = connection.connection
-        for ref, lease in self._leases.copy().items():
-            if ref() is connection and connection is not None:
-                return lease
-        return None
+        self._checked_out(connection, "keep()").kept = True
 
     # by hand
 

@@ -19,6 +19,7 @@ from . import holder
 from . import liveness
 from . import upkeep
 from .adapter import Entry
+from .adapter import Handle
 from .caretaker import Caretaker
 from .checkout import UNSET
 from .checkout import Checkout
@@ -26,6 +27,8 @@ from .checkout import Checkouts
 from .entries import OpeningPool
 from .entries import Permit
 from .errors import ConnectionReclaimed
+from .joins import warn_of_lost
+from .lease import Lease
 from .options import Settings
 from .queue import FairQueue
 from .reaper import Submit
@@ -79,6 +82,8 @@ class StockedPool(OpeningPool):
         inherited = (self.queue, self._leases)
         for ref, lease in self._leases.copy().items():
             handle = ref()
+            if lease.level is not None:
+                lease.level.reservation.forget()
             if handle is not None:
                 why = (
                     "This connection belongs to the parent process of the "
@@ -86,6 +91,7 @@ class StockedPool(OpeningPool):
                 )
                 adapter.fence(handle, self.reclaimed(why, "forked"))
         self._begin_empty()
+        self._checkouts = Checkouts()
         self._care = Caretaker(self)
         self.queue = self._new_queue(
             inherited[0].maxsize, self.max_overflow, inherited[0].use_lifo
@@ -102,6 +108,29 @@ class StockedPool(OpeningPool):
         )
 
     # checkout
+
+    def check_out(self, timeout: float | None) -> Handle:
+        """Take a connection, under a lease.
+
+        :raises CheckoutTimeout: none came free within the time limit.
+
+        """
+        checkouts = self._checkouts
+        checkout = Checkout(timeout, checkouts.current)
+        checkouts.current = checkout
+        try:
+            handle = adapter.attach(super().connect(), self)
+            self._lent(handle)
+            self._tally.add("checkouts")
+            checkouts.current = checkout.outer
+            return handle
+        except BaseException:
+            checkouts.current = checkout.outer
+            self._give_up_checkout(checkout)
+            raise
+
+    def _lent(self, handle: Handle) -> None:
+        """A checkout is about to end with this."""
 
     def _take_entry(self) -> Entry:
         """SQLAlchemy asks for a record: one that is connected and alive."""
@@ -202,7 +231,9 @@ class StockedPool(OpeningPool):
         try:
             lease = self._leases.pop(ref, None)
             if lease is not None:
+                lost = adapter.finish_joins(lease, self)
                 adapter.return_collected(lease.entry, self, ref)
+                warn_of_lost(lost)
         except BaseException:
             if lease is not None:
                 self.give_up(lease.entry, lease.turn)
@@ -220,6 +251,14 @@ class StockedPool(OpeningPool):
             if ref() is None:
                 self._return_collected(ref)
         self.queue.purge()
+
+    def take_back(self, lease: Lease, reason: str, why: str) -> bool:
+        """Fence a lease's handle, close its connection, free the slot.
+
+        :return: False if the lease ended meanwhile.
+
+        """
+        return self._care.reclaim(lease, reason, why)
 
     # what the caretaker and the reaper ask for
 

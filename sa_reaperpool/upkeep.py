@@ -37,6 +37,9 @@ class Leased(Protocol):
     kept: bool
     leak_reported: bool
 
+    @property
+    def reserved(self) -> bool: ...
+
     def abandoned(self) -> bool: ...
 
 
@@ -125,7 +128,8 @@ def judge_leases(
         if grace is not None:
             due = lease.used + grace
             if lease.abandoned():
-                if due <= now:
+                # a reservation is not handed on
+                if due <= now or lease.reserved:
                     verdicts.append((lease, Act.REAP))
                 elif next_due is None or due < next_due:
                     next_due = due

@@ -287,6 +287,7 @@ def test_a_handle_has_these_fields(pool):
     assert record.fairy_ref() is handle, message
     assert handle._pool is pool, message
     assert handle._counter == 1, message
+    assert hasattr(handle, "_echo"), message
     assert handle.dbapi_connection is record.dbapi_connection, message
     # set past the class of a handle that was taken back
     slot = vars(base._ConnectionFairy)["dbapi_connection"]

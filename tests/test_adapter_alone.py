@@ -36,6 +36,7 @@ PRIVATE = [
     "_do_get",
     "_do_ping_w_event",
     "_do_return_conn",
+    "_echo",
     "_exec_once_mutex",
     "_finalize_fairy",
     "_finalizer",
@@ -65,6 +66,7 @@ ADAPTED = {
         ReaperPool,
         adapter.Entry,
         adapter.Handle,
+        adapter.Join,
         adapter.ReclaimedHandle,
     )
     for each in kind.__mro__

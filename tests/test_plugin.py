@@ -40,6 +40,7 @@ FROM_URL = {
     "keepalive": ("none", None),
     "jitter": ("0.1", 0.1),
     "liveness": ("ping", "ping"),
+    "reservation": ("thread", "thread"),
     "max_connecting": ("4", 4),
     "leak_timeout": ("60", 60),
 }

@@ -258,6 +258,7 @@ def test_recycle(driver, monkeypatch):
 
 
 OTHER_VALUES = {
+    "reservation": "thread",
     "pool_size": 7,
     "max_overflow": 3,
     "timeout": 1.5,

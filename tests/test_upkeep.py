@@ -45,6 +45,7 @@ class Lease:
     unused: float = 0.0
     ended: bool = False
     kept: bool = False
+    reserved: bool = False
     leak_reported: bool = False
 
     def __post_init__(self):

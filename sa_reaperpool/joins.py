@@ -1,0 +1,504 @@
+"""Several handles on one connection: whose turn it is, and whose work.
+
+A reserved connection belongs to one thread.  Whoever in that thread checks
+out again while it is reserved gets a *join*: a handle of his own over the
+same DBAPI connection.  The first handle is the *base*.  Each handle has a
+:class:`Level`, numbered in the order of their making; a handle's *outers*
+are the open ones made before it.
+
+The states of a level::
+
+              first statement            commit
+      idle ------------------> begun ---------------> idle
+       ^  <-------------------  |
+       |        rollback        | an outer rolls back
+       | rollback               v
+       '-----------------------lost
+
+      any --- its close, or an outer's ---> ended
+
+The begun levels are a stack, ``Reservation._stack``.  The lowest one works
+in the connection's real transaction, each other in a savepoint of its own.
+What may be done, and by whom:
+
+* *A statement*: by the top of the stack; by a level newer than the top,
+  which thereby begins, and with it those older ones on which SQLAlchemy has
+  begun a transaction without a statement so far.  By any other level it
+  would be undone by the top's rollback: :class:`.JoinOrder`.
+* *A commit*: by the top.  In a savepoint it is provisional: the lines that
+  made it go to the level below, in ``Level.provisional``.  The base and
+  others below the top may not commit, since that would commit what is not
+  theirs: :class:`.JoinOrder`.
+* *A rollback*, *a close*: by any level, from any thread.  What is above on
+  the stack is undone with it, and lost.  A level that has not begun undoes
+  nothing, but for the base, which is who can always clear everything away.
+
+Levels whose handles were dropped are closed by whatever is done next.
+
+Only the reservation's own thread executes (:class:`.NotOwner`); other
+threads may close and roll back, so all of this is done under a lock of the
+reservation's, which nobody else waits for.  A line that is interrupted in
+the middle leaves ``_torn`` set: what the server was told is unknown then,
+and all but a real rollback is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import warnings
+import weakref
+from collections.abc import MutableMapping
+from typing import Any
+from typing import Callable
+from typing import NoReturn
+
+from . import holder
+from . import liveness
+from . import transactions
+from .errors import JoinEnded
+from .errors import JoinOrder
+from .errors import JoinRefused
+from .errors import NotOwner
+from .errors import ProvisionalCommitLost
+from .lease import Lease
+from .lease import application_line
+from .lease import here
+from .level import Level
+
+JOINED: MutableMapping[int, Reservation] = weakref.WeakValueDictionary()
+"""Reservations that have joins, by the id of the DBAPI connection."""
+
+# what warnings has shown; it is not to show the same line's twice
+_shown: dict[Any, Any] = {}
+
+
+class Reservation:
+    """A thread's connection, and who does what on it.
+
+    :param leases: the pool's.
+
+    :param handle: the base's.
+
+    :param name: the pool's ``logging_name``.
+
+    """
+
+    def __init__(
+        self,
+        leases: dict[weakref.ref[Any], Lease],
+        handle: weakref.ref[Any],
+        name: str | None,
+    ):
+        self.owner = holder.current()
+        self.two_phase = False
+        self._leases = leases
+        self._handle = handle
+        self._name = name
+        self._numbers = itertools.count()
+        self._savepoints = itertools.count(1)
+        self._lock = threading.RLock()
+        self._levels: list[Level] = []
+        self._stack: list[Level] = []
+        self._rows: int | None = None
+        self._torn = False
+        lease = leases[handle]
+        self.base = lease.level = self._new_level(handle, lease.where)
+
+    @property
+    def lease(self) -> Lease | None:
+        """The base's; None once it has ended."""
+        return self._leases.get(self._handle)
+
+    @property
+    def joined(self) -> bool:
+        """Are there handles beside the base?"""
+        return any(
+            level.handle() is not None and level is not self.base
+            for level in list(self._levels)
+        )
+
+    def has(self, connection: Any) -> bool:
+        """Is it this DBAPI connection that is reserved?"""
+        lease = self.lease
+        return lease and lease.entry.dbapi_connection is connection or False
+
+    def check_owner(self) -> None:
+        """Refuse a thread other than the reservation's, while that lives."""
+        owner = self.owner
+        if owner.alive and holder.current() is not owner:
+            raise NotOwner(
+                f"This connection is reserved by thread {owner.name!r}, at "
+                f"{self.base.line}; another thread may close it or roll it "
+                "back, and no more",
+                self._name,
+            )
+
+    def forget(self) -> None:
+        """In a forked child: this is the parent's, and over."""
+        self._leases = {}
+        self._lock = threading.RLock()
+
+    # levels
+
+    def join(self, handle: Any) -> Level:
+        """A level for a handle that joins.
+
+        :raises JoinRefused: joining would harm what is going on.
+
+        """
+        with self._lock: level = self._join(handle)  # fmt: skip
+        return level
+
+    def _join(self, handle: Any) -> Level:
+        self._settle()
+        lease = self._check(self.base)
+        connection = lease.entry.dbapi_connection
+        if self.two_phase:
+            self._refuse("its transaction is a two-phase one")
+        self._refuse_unfit(lease, connection)
+        level = self._new_level(weakref.ref(handle), here())
+        JOINED[id(connection)] = self
+        return level
+
+    def join_again(self, level: Level) -> Level | None:
+        """For a block that uses a handle inside of newer ones' work.
+
+        :return: the level of the handle's inside the block; None where it
+         can work as it is.
+
+        """
+        with self._lock: inner = self._join_again(level)  # fmt: skip
+        return inner
+
+    def _join_again(self, level: Level) -> Level | None:
+        self._settle()
+        if not self._stack or self._stack[-1].number <= level.number:
+            return None
+        return self._new_level(level.handle, here())
+
+    def _new_level(self, handle: weakref.ref[Any], line: str) -> Level:
+        level = Level(self, next(self._numbers), line)
+        level.handle = handle
+        self._levels.append(level)
+        return level
+
+    # statements
+
+    def before_statement(self, level: Level) -> None:
+        """Make way for a statement by this level.
+
+        :raises JoinOrder: it is not its turn.
+
+        :raises JoinEnded: what it works in is gone.
+
+        """
+        stack = self._stack
+        if stack and stack[-1] is level and not self._torn:
+            return
+        with self._lock: self._before_statement(level)  # fmt: skip
+
+    def _before_statement(self, level: Level) -> None:
+        self._check(level)
+        self._settle()
+        lease = self._check(level)
+        if not self._stack:
+            self._find_hidden(level, lease.entry.dbapi_connection)
+        self._check_turn(level)
+        for other in sorted(self._levels, key=lambda each: each.number):
+            if other.number > level.number:
+                break
+            wants = other is level or (other.wanted and not other.lost)
+            if wants and other not in self._stack:
+                self._begin(other, lease)
+
+    def _check_turn(self, level: Level) -> None:
+        if self._stack and self._stack[-1].number > level.number:
+            top = self._stack[-1]
+            cursor = ", or has a cursor open" if top.cursors() else ""
+            raise JoinOrder(
+                f"This is not the turn of {level}, since {top} has "
+                f"uncommitted work{cursor}: commit, roll back or close that "
+                "first",
+                self._name,
+            )
+
+    def _begin(self, level: Level, lease: Lease) -> None:
+        connection = lease.entry.dbapi_connection
+        self._note_writes(connection)
+        if self._stack:
+            self._refuse_unfit(lease, connection)
+            name = f"reaper_join_{next(self._savepoints)}"
+            self._send(transactions.savepoint, connection, name)
+            level.savepoint = name
+        self._stack.append(level)
+        self._torn = False
+
+    def _find_hidden(self, level: Level, connection: Any) -> None:
+        """Another level may have executed, through a cursor it has kept."""
+        if len(self._levels) > 1 and liveness.in_transaction(connection):
+            for other in reversed(self._levels):
+                if other is not level and other.cursors():
+                    self._stack.append(other)
+                    return
+
+    # ends of transactions
+
+    def commit(self, level: Level) -> None:
+        """Commit this level's work.
+
+        :raises JoinOrder: there is uncommitted work in its way.
+
+        :raises JoinEnded: its work is gone.
+
+        """
+        with self._lock: self._commit(level)  # fmt: skip
+
+    def _commit(self, level: Level) -> None:
+        self._check(level)
+        self._settle()
+        lease = self._check(level)
+        connection = lease.entry.dbapi_connection
+        self._check_turn(level)
+        if level not in self._stack:
+            # nothing of its own; what went past the pool, it may have begun
+            if level is self.base:
+                self._send(connection.commit)
+                self._torn = False
+            level.clear()
+            return
+        self._note_writes(connection)
+        if level.savepoint is None:
+            self._send(connection.commit)
+        else:
+            self._send(transactions.release, connection, level.savepoint)
+            self._stack[-2].provisional.append(here())
+        self._stack.pop()
+        self._go_on(level, lease)
+        self._torn = False
+
+    def roll_back(self, level: Level) -> None:
+        """Undo this level's work, and all above it."""
+        with self._lock: lines = self._roll_back(level)  # fmt: skip
+        warn_of_lost(lines)
+
+    def _roll_back(self, level: Level) -> list[str]:
+        lease = self.lease
+        if lease is None or level.ended:
+            return []
+        if level.lost:
+            level.lost = None
+            level.clear()
+            return []
+        if level in self._stack:
+            above = self._stack[self._stack.index(level) :]
+        elif level is self.base:
+            above = self._stack[:]
+        else:
+            level.clear()
+            return []
+        lines = self._undo(above, lease, f"{level}, which it had joined,")
+        level.lost = None
+        self._go_on(level, lease)
+        self._torn = False
+        return lines
+
+    def _undo(self, levels: list[Level], lease: Lease, by: str) -> list[str]:
+        """Undo the topmost levels.
+
+        :return: the lines whose commits are lost, though who undid them
+         has no work of its own that is.
+
+        """
+        connection = lease.entry.dbapi_connection
+        self._note_writes(connection)
+        savepoint = levels[0].savepoint if levels else None
+        if savepoint is not None and self._torn:
+            raise JoinEnded(self._told_half(), self._name)
+        # whatever comes of it: not to be undone is as bad as half done
+        self._torn = True
+        if savepoint is None:
+            connection.rollback()
+        else:
+            transactions.roll_back_to(connection, savepoint)
+        del self._stack[len(self._stack) - len(levels) :]
+        lines = []
+        for level in levels:
+            lines += [] if level.wrote else level.provisional
+            level.clear()
+            level.lost = f"{by} rolled back"
+        return lines
+
+    def _go_on(self, level: Level, lease: Lease) -> None:
+        """After the end of a transaction of this level's."""
+        in_savepoint = level.savepoint is not None
+        level.clear()
+        connection = lease.entry.dbapi_connection
+        self._rows = transactions.rows_changed(connection)
+        if in_savepoint and level.cursors():
+            # Through these it may go on unseen.
+            self._begin(level, lease)
+
+    def end(self, level: Level) -> None:
+        """A join's handle is closed; so are those that are newer."""
+        with self._lock: lines = self._end(level)  # fmt: skip
+        warn_of_lost(lines)
+
+    def _end(self, level: Level) -> list[str]:
+        try:
+            return [] if level.lost else self._roll_back(level)
+        finally:
+            if level.ended is None:
+                self._end_from(level)
+
+    def _end_from(self, level: Level) -> None:
+        line = here()
+        for other in self._levels[:]:
+            if other.number > level.number:
+                other.ended = f"{level}, which it had joined, ended at {line}"
+                self._levels.remove(other)
+        level.ended = f"it was closed at {line}"
+        self._levels.remove(level)
+
+    def finish(self, lease: Lease, undoes: bool) -> list[str]:
+        """The base goes back to the pool; it ends for all.
+
+        What joins have not committed is undone before.
+
+        :param lease: the base's, which has been taken for that.
+
+        :param undoes: will the pool's reset undo the base's own work?
+
+        :return: the lines whose commits are lost, for :func:`warn_of_lost`.
+
+        """
+        with self._lock: lines = self._finish(lease, undoes)  # fmt: skip
+        return lines
+
+    def _finish(self, lease: Lease, undoes: bool) -> list[str]:
+        line = here()
+        for level in self._levels[1:]:
+            level.ended = f"{self.base} was given back at {line}"
+        del self._levels[1:]
+        JOINED.pop(id(lease.entry.dbapi_connection), None)
+        stack, self._stack = self._stack, []
+        if lease.entry.dbapi_connection is None:
+            return []
+        joins = [level for level in stack if level is not self.base]
+        if self._torn or joins and joins[0].savepoint is None:
+            lease.entry.dbapi_connection.rollback()
+        elif joins:
+            transactions.roll_back_to(
+                lease.entry.dbapi_connection, str(joins[0].savepoint)
+            )
+        undone = stack if undoes else joins
+        return [
+            line
+            for level in undone
+            if not level.wrote
+            for line in level.provisional
+        ]
+
+    def two_phase_over(self) -> None:
+        """The base's two-phase transaction was committed or rolled back."""
+        self.two_phase = False
+        with self._lock: del self._stack[:]; self.base.clear()  # fmt: skip  # noqa: E501,E702
+
+    # refusals
+
+    def refuse_change(self, level: Level, what: str) -> None:
+        """Refuse what changes the rules under others' work.
+
+        :raises JoinRefused: this is a join, or there are joins.
+
+        """
+        if level is not self.base or self.joined:
+            self._refuse(f"{what} would change it for all who share it")
+
+    def refuse_if_joined(self, what: str) -> None:
+        """Refuse what would take the connection away from joins.
+
+        :raises JoinRefused: there are joins.
+
+        """
+        self.refuse_change(self.base, what)
+
+    def _refuse(self, why: str) -> NoReturn:
+        raise JoinRefused(
+            f"Refused on the connection of {self.base.line}, which is shared "
+            f"within its thread: {why}",
+            self._name,
+        )
+
+    def _refuse_unfit(self, lease: Lease, connection: Any) -> None:
+        if transactions.autocommits(connection):
+            self._refuse("it is in AUTOCOMMIT, where no savepoint holds")
+        if transactions.unfinished(lease.cursors()):
+            self._refuse("an unbuffered result on it is not read to its end")
+
+    # within
+
+    def _check(self, level: Level) -> Lease:
+        """The base's lease, if this level may go on."""
+        lease = self.lease
+        if lease is None or level.ended:
+            self.raise_ended(level)
+        if level.lost:
+            raise JoinEnded(
+                f"The work of {level} is undone, since {level.lost}; roll "
+                "back to go on",
+                self._name,
+            )
+        if self._torn:
+            raise JoinEnded(self._told_half(), self._name)
+        return lease
+
+    def raise_ended(self, level: Level) -> NoReturn:
+        """Say why this level can do nothing any more."""
+        why = level.ended or f"{self.base} ended"
+        raise JoinEnded(f"The end of {level}: {why}", self._name)
+
+    def _told_half(self) -> str:
+        return (
+            f"What the server was last told on {self.base} was interrupted; "
+            "roll that back to go on"
+        )
+
+    def _send(self, step: Callable[..., object], *args: Any) -> None:
+        """Tell the server; until the caller has noted it, this is torn."""
+        self._torn = True
+        try:
+            step(*args)
+        except Exception:
+            # refused; all is as it was
+            self._torn = False
+            raise
+
+    def _settle(self) -> None:
+        """Close the levels whose handles were dropped."""
+        for level in self._levels[1:]:
+            if level.handle() is None and not level.ended:
+                warn_of_lost(self._end(level))
+
+    def _note_writes(self, connection: Any) -> None:
+        rows = transactions.rows_changed(connection)
+        if self._stack and not self._stack[-1].wrote:
+            self._stack[-1].wrote = (
+                rows != self._rows or self._stack[-1].cursors_wrote()
+            )
+        self._rows = rows
+
+
+def warn_of_lost(lines: list[str]) -> None:
+    """Warn of commits that were undone by an outer that only read."""
+    if lines:
+        code, number = application_line() or (warn_of_lost.__code__, 0)
+        warnings.warn_explicit(
+            f"The commit at {', '.join(lines)} is undone: it was provisional,"
+            " since an outer use of the same connection had begun a "
+            f"transaction, and that ended at {here()} without a commit",
+            ProvisionalCommitLost,
+            code.co_filename,
+            number,
+            registry=_shown,
+        )

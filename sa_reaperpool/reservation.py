@@ -1,0 +1,416 @@
+"""One connection per thread: who has reserved what.
+
+The calls are ActiveRecord's. What a thread has reserved is kept in two
+places: in the thread's own values (:class:`.Checkouts`), where its further
+calls find it, and in the lease, so that it outlives a thread that dies
+with it: the reaper is to find and report it, not the garbage collector.
+
+With ``reservation="thread"`` each checkout is a reservation, and joins the
+one that the thread has, if it has one.  What joins may do is in joins.py.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy import Engine
+from sqlalchemy.exc import ArgumentError
+
+from . import fork
+from . import guards
+from .adapter import Handle
+from .adapter import Join
+from .checkout import UNSET
+from .errors import NotCheckedOut
+from .joins import Reservation
+from .lease import Lease
+from .level import Level
+from .stock import StockedPool
+
+REQUEST: ContextVar[Any] = ContextVar("request", default=None)
+"""What collects the reservations of a request that threads take part in.
+
+ASGI servers hand the parts of one request to several threads, each of which
+may reserve a connection.
+"""
+
+
+class ReservingPool(StockedPool):
+    """A pool of which a thread can reserve a connection."""
+
+    # checkout
+
+    def connect(self, timeout: float | None = UNSET) -> Any:
+        """Check a connection out.
+
+        With ``reservation="thread"``, join the one that this thread has.
+
+        :param timeout: seconds that this checkout may take, None for as
+         long as it takes; without it, what :meth:`.checkout_timeout` says,
+         or the pool's ``timeout``.
+
+        :raises CheckoutTimeout: none came free within the time limit.
+
+        :raises JoinRefused: this thread has one that cannot be joined.
+
+        """
+        checkouts = self._checkouts
+        if checkouts.base is not None:
+            base = self._base()
+            if base is not None:
+                return Join(base)
+            checkouts.base = None
+        return self.check_out(timeout)
+
+    # checkouts of a thread that has one
+
+    def _base(self) -> Handle | None:
+        """The handle that this thread's further checkouts join."""
+        ref = self._checkouts.base
+        base = None if ref is None else ref()
+        return base if type(base) is Handle else None
+
+    def _lent(self, handle: Handle) -> None:
+        if self.settings.reservation == "thread":
+            # unless a listener ended it, or has made one meanwhile
+            if type(handle) is Handle and self._base() is None:
+                self._reserve(handle)
+                self._checkouts.base = handle.lease.handle
+
+    def _reserve(self, handle: Handle) -> None:
+        """From now on this checkout is its thread's alone."""
+        guards.install(self.dialect_in_use)
+        Reservation(self._leases, handle.lease.handle, self.given_name)
+
+    def _lease_of(self, connection: Any) -> Lease | None:
+        if isinstance(connection, Connection) and not connection.closed:
+            connection = connection.connection
+        if isinstance(connection, Join):
+            connection = connection.base if connection.is_valid else None
+        for ref, lease in self._leases.copy().items():
+            if ref() is connection and connection is not None:
+                return lease
+        return None
+
+    def _checked_out(self, connection: Any, what: str) -> Lease:
+        lease = self._lease_of(connection)
+        if lease is None:
+            raise NotCheckedOut(
+                f"{what} takes a connection that is checked out of this pool",
+                self.given_name,
+            )
+        return lease
+
+    # reserving
+
+    def connection(self, timeout: float | None = None) -> Any:
+        """The thread's reserved connection.
+
+        The first call checks one out, the thread's next ones return the
+        same, until it is released.  Like ActiveRecord's ``connection``.
+
+        :param timeout: seconds that the checkout may take; None: what
+         :meth:`.checkout_timeout` says, or the pool's ``timeout``.
+
+        :raises CheckoutTimeout: none came free within the time limit.
+
+        """
+        checkouts = self._checkouts
+        if checkouts.reserved is not None:
+            request = REQUEST.get()
+            if checkouts.scope is not None and checkouts.scope is not request:
+                # left by a request that this thread no longer serves
+                self.release_connection()
+            elif _usable(checkouts.reserved) or _untold(checkouts.reserved):
+                return checkouts.reserved
+        return self._reserve_one(timeout)
+
+    def _reserve_one(self, timeout: float | None) -> Any:
+        checkouts = self._checkouts
+        checkouts.reserved = handle = None
+        try:
+            handle = self.connect(UNSET if timeout is None else timeout)
+            if type(handle) is Handle:
+                if handle.lease.level is None:
+                    self._reserve(handle)
+                handle.lease.anchor = handle
+            checkouts.scope = request = REQUEST.get()
+            if request is not None:
+                request.add(self, handle)
+            checkouts.reserved = handle
+            return handle
+        except BaseException:
+            checkouts.reserved = None
+            if handle is not None:
+                _give_back(handle)
+            raise
+
+    def with_connection(self, timeout: float | None = None) -> Using:
+        """The thread's reserved connection, for a ``with`` block.
+
+        Nested blocks get the same one; the outermost releases it, if it
+        was it that made the reservation.  Like ActiveRecord's
+        ``with_connection``.
+
+        :param timeout: seconds, as for :meth:`.connection`.
+
+        """
+        return Using(self, timeout)
+
+    def release_connection(self) -> bool:
+        """Give the thread's reserved connection back.
+
+        :return: False if there was none.
+
+        """
+        checkouts = self._checkouts
+        reserved, checkouts.reserved = checkouts.reserved, None
+        checkouts.scope = None
+        had_one = reserved is not None and _usable(reserved)
+        _close_all(checkouts)
+        if reserved is not None:
+            _give_back(reserved)
+        return had_one
+
+    def active_connection(self) -> bool:
+        """Does this thread have a reserved connection?"""
+        reserved = self._checkouts.reserved
+        if reserved is not None and _usable(reserved):
+            return True
+        return self._base() is not None
+
+    # plain checkouts
+
+    def checkout(self, timeout: float | None = None) -> Any:
+        """Check a connection out, to be given to :meth:`.checkin`.
+
+        :param timeout: seconds, as for :meth:`.connection`.
+
+        :raises CheckoutTimeout: none came free within the time limit.
+
+        """
+        return self.connect(UNSET if timeout is None else timeout)
+
+    def checkin(self, connection: Any) -> None:
+        """Return a connection.
+
+        :param connection: what a checkout gave, or an
+         :class:`sqlalchemy.Connection`.
+
+        :raises NotCheckedOut: it is not checked out of this pool, or not
+         any more.
+
+        :raises NotOwner: another thread, which lives, has reserved it.
+
+        """
+        lease = self._checked_out(connection, "checkin()")
+        if lease.level is not None:
+            lease.level.reservation.check_owner()
+        if connection is self._checkouts.reserved:
+            self.release_connection()
+        else:
+            lease.anchor = None
+            connection.close()
+
+    def remove(self, connection: Any) -> None:
+        """Forget a connection: its slot is free.
+
+        Its holder keeps it, working, and closes it in the end.
+
+        :raises NotCheckedOut: it is not checked out of this pool.
+
+        :raises JoinRefused: others in its thread work on it.
+
+        """
+        lease = self._checked_out(connection, "remove()")
+        lease.anchor = None
+        connection.detach()
+
+    # all of them
+
+    def connected(self) -> bool:
+        """Is any connection open?"""
+        return any(entry.connected for entry in self.queue.entries())
+
+    def disconnect(self) -> None:
+        """Close all connections, in use or not.
+
+        Who holds one gets :class:`.ConnectionReclaimed` at its next use.
+        The pool can be used on, and opens new ones.  A driver's close may
+        wait for the command that runs, as psycopg2's does.
+        """
+        self._care.close_idle(None, "shutdown")
+        for entry in self.queue.entries():
+            entry.outdated = entry.outdated or "refreshed"
+        self._epoch += 1
+        for lease in list(self._leases.values()):
+            self.take_back(lease, "disconnected", "disconnect() was called")
+
+
+class Using:
+    """A block that uses the thread's reserved connection."""
+
+    __slots__ = ("_source", "_limit", "_made", "_level", "_outer")
+
+    def __init__(self, pool: ReservingPool, timeout: float | None):
+        self._source = pool
+        self._limit = timeout
+        self._made: Any = None
+        self._level: Level | None = None
+
+    def __enter__(self) -> Any:
+        before = self._source._checkouts.reserved
+        try:
+            handle = self._source.connection(self._limit)
+            if handle is not before:
+                self._made = handle
+            elif _usable(handle):
+                self._go_inside(handle)
+            return handle
+        except BaseException:
+            # nobody will leave what was not entered
+            if self._source._checkouts.reserved is not before:
+                self._source.release_connection()
+            raise
+
+    def _go_inside(self, handle: Any) -> None:
+        """Others may have begun on it since: work inside of theirs."""
+        holder = _level_holder(handle)
+        outer = holder.level
+        inner = outer.reservation.join_again(outer)
+        if inner is not None:
+            self._outer = outer
+            self._level = inner
+            holder.level = inner
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        pool, made = self._source, self._made
+        if self._level is not None:
+            holder = _level_holder(pool._checkouts.reserved)
+            if holder is not None and holder.level is self._level:
+                holder.level = self._outer
+            self._level.end()
+        if made is not None and pool._checkouts.reserved is made:
+            pool.release_connection()
+
+
+class with_connection:
+    """The thread's reserved connection of an engine's pool, for a block.
+
+    Gives an :class:`sqlalchemy.Connection`.  Nested blocks get the same
+    one; the outermost closes it.  Inside a block of the pool's own
+    :meth:`.ReaperPool.with_connection`, or after its ``connection()``, it
+    joins that connection: it never commits or undoes what was begun there.
+
+    :param engine: one with a :class:`.ReaperPool`.
+
+    :raises sqlalchemy.exc.ArgumentError: its pool is another one.
+
+    """
+
+    def __init__(self, engine: Engine):
+        pool = getattr(engine, "pool", None)
+        if not isinstance(pool, ReservingPool):
+            raise ArgumentError(
+                "with_connection() takes an engine whose pool is a "
+                f"ReaperPool; this has {type(pool).__name__}"
+            )
+        self._engine = engine
+        self._source = pool
+        self._mine: Connection | None = None
+
+    def __enter__(self) -> Connection:
+        checkouts = self._source._checkouts
+        known = checkouts.connections
+        if known is None:
+            known = checkouts.connections = {}
+        connection = known.get(self._engine)
+        if connection is None or connection.closed:
+            connection = self._connect()
+            known[self._engine] = self._mine = connection
+        return connection
+
+    def _connect(self) -> Connection:
+        before = self._source._checkouts.reserved
+        handle = self._source.connection()
+        if handle is before:
+            base = handle.base if isinstance(handle, Join) else handle
+            if type(base) is Handle:
+                handle = Join(base)
+        return Connection(self._engine, handle)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        mine = self._mine
+        if mine is None:
+            return
+        checkouts = self._source._checkouts
+        known = checkouts.connections or {}
+        if known.get(self._engine) is self._mine:
+            del known[self._engine]
+        self._mine = None
+        mine.close()
+        if checkouts.reserved is not None and not _usable(checkouts.reserved):
+            checkouts.reserved = None
+
+
+def release_connections() -> int:
+    """Give back what this thread has reserved, in all pools.
+
+    Like ActiveRecord's ``clear_active_connections!``.
+
+    :return: how many connections were given back.
+
+    """
+    return sum(
+        pool.release_connection()
+        for pool in fork.pools()
+        if isinstance(pool, ReservingPool)
+    )
+
+
+def _usable(handle: Any) -> bool:
+    if isinstance(handle, Join):
+        return handle.is_valid and type(handle.base) is Handle
+    return type(handle) is Handle
+
+
+def _untold(handle: Any) -> bool:
+    """Was this taken back, and its holder does not know yet?"""
+    base = handle.base if isinstance(handle, Join) else handle
+    return "reclaimed" in base.__dict__ and "told" not in base.__dict__
+
+
+def _give_back(handle: Any) -> None:
+    lease = vars(handle).get("lease")
+    if lease is not None:
+        lease.anchor = None
+    if _usable(handle):
+        handle.close()
+
+
+def _level_holder(handle: Any) -> Any:
+    """What has the handle's level: the join itself, or the base's lease."""
+    if isinstance(handle, Join):
+        return handle
+    return None if handle is None else handle.__dict__.get("lease")
+
+
+def _close_all(checkouts: Any) -> None:
+    connections, checkouts.connections = checkouts.connections, None
+    for connection in (connections or {}).values():
+        connection.close()
+
+
