@@ -38,11 +38,14 @@ tests/test_adapter.py which fails when it changes.
     The entry of a pool.  Made unconnected, so that a slot can be taken
     before the connect begins.
 
-``_ConnectionFairy`` (``_pool``, ``_connection_record``, ``_counter``, ``_echo``,
-``_checkin()``, ``_close_special()``, ``_checkout_existing()``, and
-``dbapi_connection`` as a slot)
+``_ConnectionFairy`` (``_pool``, ``_connection_record``, ``_counter``,
+``_echo``, ``_checkin()``, ``_close_special()``, ``_checkout_existing()``,
+and ``dbapi_connection`` as a slot)
     The handle.  Its class is changed once SQLAlchemy's own checkout is
     done with it, so that this is exactly SQLAlchemy's own.
+
+``_dispatch_target`` of a class of events
+    Whose events they are; that is how the pool has one more.
 
 ``_exec_once_mutex`` of an event's listeners
     What SQLAlchemy holds during a pool's first connect.
@@ -73,6 +76,7 @@ from sqlalchemy.pool.base import _ConnDialect
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.pool.base import _finalize_fairy
+from sqlalchemy.pool.events import PoolEvents
 
 from . import liveness
 from .errors import ConnectionReclaimed
@@ -82,6 +86,7 @@ from .handle import Refusing
 from .handle import raise_if_reclaimed
 from .joins import warn_of_lost
 from .lease import Lease
+from .lease import LeaseInfo
 
 if TYPE_CHECKING:
     from .queue import FairQueue
@@ -185,6 +190,12 @@ class Handle(Noting, _ConnectionFairy):
     @property
     def is_valid(self) -> bool:
         return _dbapi_connection_slot.__get__(self) is not None
+
+    @property
+    def leased(self) -> bool:
+        """Does its lease last?"""
+        lease = self.__dict__.get("lease")
+        return lease is not None and lease.handle in self._pool._leases
 
     def close(self) -> None:
         lease = self.__dict__.get("lease")
@@ -328,7 +339,8 @@ class Join(Joining, _ConnectionFairy):
 
     @property
     def is_valid(self) -> bool:
-        return not self.level.ended and "lease" in self.base.__dict__
+        base = self.base
+        return not self.level.ended and type(base) is Handle and base.leased
 
     def _checkout_existing(self) -> Join:
         return self
@@ -617,6 +629,29 @@ class AdaptedQueuePool(QueuePool):
             dialect, "handle_error", _reclaimed_is_disconnect
         ):
             event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
+
+
+class ReaperPoolEvents(PoolEvents):
+    """The events of a pool, and one more.
+
+    Listened for as any other: ``@event.listens_for(pool, "reap")``.
+    """
+
+    _dispatch_target = AdaptedQueuePool  # type: ignore[assignment]
+
+    def reap(self, lease: LeaseInfo, reason: str) -> None:
+        """The pool has taken a connection back from who held it.
+
+        The connection is closed and its slot free.  Called in the thread
+        that took it back, usually one of the reaper's; an exception is
+        logged and otherwise ignored.
+
+        :param lease: the :class:`.LeaseInfo` as it was just before.
+
+        :param reason: one word: ``abandoned``, ``dead``, ``disconnected``
+         or ``invalidated``.
+
+        """
 
 
 def _reclaimed_is_disconnect(context: Any) -> ConnectionReclaimed | None:

@@ -21,6 +21,8 @@ from . import upkeep
 from .adapter import Entry
 from .errors import ConnectionReclaimed
 from .lease import Lease
+from .lease import LeaseInfo
+from .lease import describe
 from .reaper import reaper
 
 if TYPE_CHECKING:
@@ -151,8 +153,10 @@ class Caretaker:
             handle = ref()
             if handle is None:
                 # its finaliser was just about to do this
+                adapter.finish_joins(lease, pool)
                 adapter.return_collected(lease.entry, pool, ref)
                 return True
+            told = self._description(lease)
             error = pool.reclaimed(self._story(lease, why), reason)
             adapter.fence(handle, error)
             self._close_reclaimed(lease.entry, reason, error)
@@ -161,6 +165,7 @@ class Caretaker:
             pool.logger.warning(
                 "%s%s", error, hint if reason == "abandoned" else ""
             )
+            self._tell(told, reason)
             return True
         except BaseException:
             if taken is not None:
@@ -173,6 +178,25 @@ class Caretaker:
                 if connection is not None:
                     pool.close_raw(connection)
             raise
+
+    def _description(self, lease: Lease) -> LeaseInfo | None:
+        """For those who listen, before it is closed."""
+        if not self._pool.dispatch.reap:
+            return None
+        open_one = liveness.in_transaction(lease.entry.driver_connection)
+        return describe(lease, monotonic(), open_one)
+
+    def _tell(self, told: LeaseInfo | None, reason: str) -> None:
+        if told is None:
+            return
+        for listener in self._pool.dispatch.reap:
+            try:
+                listener(told, reason)
+            except Exception:
+                self._pool.logger.error(
+                    "Exception in a listener for reap\n%s",
+                    traceback.format_exc(),
+                )
 
     def _close_reclaimed(
         self, entry: Entry, reason: str, error: ConnectionReclaimed

@@ -297,6 +297,9 @@ class Reservation:
         else:
             level.clear()
             return []
+        if self._torn and above and above[0].savepoint:
+            # for a real rollback to clear away; nothing commits before
+            return []
         lines = self._undo(above, lease, f"{level}, which it had joined,")
         level.lost = None
         self._go_on(level, lease)
@@ -313,8 +316,6 @@ class Reservation:
         connection = lease.entry.dbapi_connection
         self._note_writes(connection)
         savepoint = levels[0].savepoint if levels else None
-        if savepoint is not None and self._torn:
-            raise JoinEnded(self._told_half(), self._name)
         # whatever comes of it: not to be undone is as bad as half done
         self._torn = True
         if savepoint is None:

@@ -71,7 +71,7 @@ class ReservingPool(StockedPool):
         """The handle that this thread's further checkouts join."""
         ref = self._checkouts.base
         base = None if ref is None else ref()
-        return base if type(base) is Handle else None
+        return base if type(base) is Handle and base.leased else None
 
     def _lent(self, handle: Handle) -> None:
         if self.settings.reservation == "thread":
@@ -144,8 +144,7 @@ class ReservingPool(StockedPool):
             return handle
         except BaseException:
             checkouts.reserved = None
-            if handle is not None:
-                _give_back(handle)
+            _give_back(handle)
             raise
 
     def with_connection(self, timeout: float | None = None) -> Using:
@@ -167,12 +166,16 @@ class ReservingPool(StockedPool):
 
         """
         checkouts = self._checkouts
-        reserved, checkouts.reserved = checkouts.reserved, None
-        checkouts.scope = None
-        had_one = reserved is not None and _usable(reserved)
-        _close_all(checkouts)
-        if reserved is not None:
+        reserved = checkouts.reserved
+        try:
+            had_one = reserved is not None and _usable(reserved)
+            _close_all(checkouts)
             _give_back(reserved)
+        except BaseException:
+            _give_back(reserved)
+            raise
+        finally:
+            checkouts.reserved = checkouts.scope = None
         return had_one
 
     def active_connection(self) -> bool:
@@ -292,14 +295,27 @@ class Using:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        pool, made = self._source, self._made
-        if self._level is not None:
-            holder = _level_holder(pool._checkouts.reserved)
-            if holder is not None and holder.level is self._level:
-                holder.level = self._outer
-            self._level.end()
-        if made is not None and pool._checkouts.reserved is made:
-            pool.release_connection()
+        try:
+            if self._level is not None:
+                self._go_outside()
+            if self._made is not None:
+                self._release()
+        except BaseException:
+            # however it was interrupted; what was done has no effect again
+            self._release()
+            raise
+
+    def _go_outside(self) -> None:
+        level: Any = self._level
+        holder = _level_holder(self._source._checkouts.reserved)
+        if holder is not None and holder.level is level:
+            holder.level = self._outer
+        level.end()
+
+    def _release(self) -> None:
+        reserved = self._source._checkouts.reserved
+        if reserved is not None and reserved is self._made:
+            self._source.release_connection()
 
 
 class with_connection:
@@ -343,7 +359,7 @@ class with_connection:
         handle = self._source.connection()
         if handle is before:
             base = handle.base if isinstance(handle, Join) else handle
-            if type(base) is Handle:
+            if _usable(base):
                 handle = Join(base)
         return Connection(self._engine, handle)
 
@@ -383,8 +399,8 @@ def release_connections() -> int:
 
 def _usable(handle: Any) -> bool:
     if isinstance(handle, Join):
-        return handle.is_valid and type(handle.base) is Handle
-    return type(handle) is Handle
+        return handle.is_valid
+    return type(handle) is Handle and handle.leased
 
 
 def _untold(handle: Any) -> bool:
@@ -394,10 +410,9 @@ def _untold(handle: Any) -> bool:
 
 
 def _give_back(handle: Any) -> None:
-    lease = vars(handle).get("lease")
-    if lease is not None:
-        lease.anchor = None
-    if _usable(handle):
+    if handle is not None and _usable(handle):
+        if type(handle) is Handle:
+            handle.lease.anchor = None
         handle.close()
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool import base
+from sqlalchemy.pool.events import PoolEvents
 from stub import Driver
 from stub import StubDialect
 
@@ -274,6 +275,15 @@ def test_an_entry_adds_names_and_hides_none():
     record = QueuePool(Driver().connect).connect()._connection_record
     hidden = {name for name in added if hasattr(record, name)}
     assert not hidden, look_at(f"_ConnectionRecord: {hidden}", "Entry")
+
+
+# events
+
+
+def test_whose_events_a_class_of_events_has():
+    assert PoolEvents._dispatch_target is Pool, look_at(
+        "PoolEvents._dispatch_target", "ReaperPoolEvents"
+    )
 
 
 # handles

@@ -33,6 +33,7 @@ PRIVATE = [
     "_counter",
     "_creator",
     "_dialect",
+    "_dispatch_target",
     "_do_get",
     "_do_ping_w_event",
     "_do_return_conn",

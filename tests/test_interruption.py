@@ -11,9 +11,12 @@ anybody, so that what it dropped may take until the next round.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
 import logging
 import os.path
+import sqlite3
 import sys
 import threading
 import weakref
@@ -108,6 +111,9 @@ class Connection:
 
 class Cursor:
     closed = False
+
+    def execute(self, statement):
+        pass
 
     def close(self):
         self.closed = True
@@ -333,3 +339,132 @@ def test_through_an_engine(tmp_path):
 
     # in the frames is SQLAlchemy's Connection, that has the handle
     interrupt_every_line(make, scenario, least=100, drop_exception=True)
+
+
+# reservations
+
+
+def explicit_again(pool):
+    """Let this thread look at a pool's slots one by one."""
+    pool.settings = dataclasses.replace(pool.settings, reservation="explicit")
+
+
+def reserving(use, **options):
+    """Interrupt what reserves; nothing is reserved after it."""
+
+    def scenario(pool, handles):
+        try:
+            use(pool, handles)
+        finally:
+            sys.settrace(None)
+            # once more: the first line of a release, or of a close, is as
+            # good as the one before the call
+            pool.release_connection()
+            for handle in reversed(handles):
+                handle.close()
+            assert pool.active_connection() is False
+            explicit_again(pool)
+
+    interrupt_every_line(
+        lambda: (*stub_pool(**options), []), scenario, least=60
+    )
+
+
+@contextlib.contextmanager
+def connected(pool, handles):
+    handle = pool.connect()
+    handles.append(handle)
+    try:
+        yield handle
+    finally:
+        handle.close()
+
+
+def test_with_connection():
+    def use(pool, handles):
+        with pool.with_connection() as handle:
+            handle.cursor()
+            with pool.with_connection() as again:
+                assert again is handle
+            handle.commit()
+
+    reserving(use)
+
+
+def test_connection_and_its_release():
+    def use(pool, handles):
+        try:
+            pool.connection().cursor()
+        finally:
+            pool.release_connection()
+
+    reserving(use)
+
+
+def test_joins():
+    def use(pool, handles):
+        with connected(pool, handles) as outer:
+            outer.cursor().close()
+            with connected(pool, handles) as inner:
+                inner.cursor().close()
+                inner.commit()
+                inner.cursor().close()
+                inner.rollback()
+            outer.rollback()
+
+    reserving(use, reservation="thread")
+
+
+def test_a_block_inside_of_a_joins_work():
+    def use(pool, handles):
+        with pool.with_connection():
+            with connected(pool, handles) as inner:
+                inner.cursor().close()
+                with pool.with_connection() as handle:
+                    handle.cursor().close()
+                    handle.commit()
+                inner.commit()
+
+    reserving(use, reservation="thread")
+
+
+def test_an_interrupted_join_keeps_all_or_nothing(tmp_path):
+    path = tmp_path / "rows.db"
+
+    def connect():
+        return sqlite3.connect(path, check_same_thread=False)
+
+    def insert(handle, row):
+        with contextlib.closing(handle.cursor()) as cursor:
+            cursor.execute(f"insert into rows values ({row})")
+
+    def make():
+        with contextlib.closing(connect()) as plain:
+            plain.execute("drop table if exists rows")
+            plain.execute("create table rows (n integer)")
+        pool = ReaperPool(connect, SIZE, 0, timeout=0, reservation="thread")
+        return pool, [], []
+
+    def scenario(pool, handles):
+        try:
+            with connected(pool, handles) as outer:
+                insert(outer, 1)
+                with connected(pool, handles) as inner:
+                    insert(inner, 2)
+                    inner.commit()
+                    insert(inner, 3)
+                    inner.rollback()
+                outer.commit()
+                insert(outer, 4)
+        finally:
+            sys.settrace(None)
+            for handle in reversed(handles):
+                handle.close()
+            with contextlib.closing(connect()) as plain:
+                found.append(plain.execute("select n from rows").fetchall())
+            explicit_again(pool)
+
+    found = []
+    interrupt_every_line(make, scenario, least=200)
+    assert [each for each in found if each not in ([], [(1,), (2,)])] == []
+    assert found.count([]) > 100 and found.count([(1,), (2,)]) > 20
