@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 from typing import Callable
 
+from . import holder
 from . import liveness
 from . import upkeep
 from .adapter import AdaptedQueuePool
@@ -20,6 +21,7 @@ from .adapter import Entry
 from .caretaker import Caretaker
 from .checkout import Checkout
 from .checkout import Checkouts
+from .diagnosis import verdict
 from .errors import CheckoutTimeout
 from .lease import Lease
 from .options import Settings
@@ -79,15 +81,18 @@ class OpeningPool(AdaptedQueuePool):
         self._tally.add("timeouts")
         name = f" {self.given_name!r}" if self.given_name else ""
         allowed = "none" if limit is None else f"{limit:0.2f}"
+        why = verdict(list(self._leases.values()), holder.current())
         return CheckoutTimeout(
             f"{type(self).__name__}{name} limit of size {self.size()} "
             f"overflow {self.overflow()} reached, connection timed out, "
-            f"timeout {allowed}, waited {waited:0.2f} seconds",
+            f"timeout {allowed}, waited {waited:0.2f} seconds"
+            + (f".  {why}" if why else ""),
             waited=waited,
             limit=limit,
             size=self.size(),
             overflow=self.overflow(),
             waiting=self.queue.waiting(),
+            verdict=why,
             logging_name=self.given_name,
         )
 

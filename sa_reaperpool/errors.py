@@ -24,6 +24,8 @@ class CheckoutTimeout(exc.TimeoutError):
 
     :param waiting: how many other threads were waiting.
 
+    :param verdict: why, in one sentence, or None where it can't be told.
+
     :param logging_name: the pool's ``logging_name``, or None.
 
     """
@@ -37,6 +39,7 @@ class CheckoutTimeout(exc.TimeoutError):
         size: int,
         overflow: int,
         waiting: int,
+        verdict: str | None = None,
         logging_name: str | None,
     ):
         # 3o7r is SQLAlchemy's own page on pool time-outs
@@ -46,6 +49,7 @@ class CheckoutTimeout(exc.TimeoutError):
         self.size = size
         self.overflow = overflow
         self.waiting = waiting
+        self.verdict = verdict
         self.logging_name = logging_name
 
     def __reduce__(self) -> Any:
