@@ -30,11 +30,6 @@ def register(pool: Any) -> None:
     _pools.add(pool)
 
 
-def pools() -> list[Any]:
-    """All pools of this process."""
-    return list(_pools)
-
-
 def _before() -> None:
     holder.set_inert(True)
 

@@ -11,15 +11,19 @@ one that the thread has, if it has one.  What joins may do is in joins.py.
 
 from __future__ import annotations
 
+import threading
+import weakref
+from collections import deque
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
+from typing import Iterator
+from typing import cast
 
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy.exc import ArgumentError
 
-from . import fork
 from . import guards
 from .adapter import Handle
 from .adapter import Join
@@ -27,8 +31,9 @@ from .checkout import UNSET
 from .errors import NotCheckedOut
 from .joins import Reservation
 from .lease import Lease
-from .level import Level
 from .stock import StockedPool
+from .using import Using
+from .using import usable
 
 REQUEST: ContextVar[Any] = ContextVar("request", default=None)
 """What collects the reservations of a request that threads take part in.
@@ -36,6 +41,16 @@ REQUEST: ContextVar[Any] = ContextVar("request", default=None)
 ASGI servers hand the parts of one request to several threads, each of which
 may reserve a connection.
 """
+
+
+class _Mine(threading.local):
+    """The pools of which this thread has reserved a connection."""
+
+    def __init__(self) -> None:
+        self.pools: weakref.WeakSet[ReservingPool] = weakref.WeakSet()
+
+
+_mine = _Mine()
 
 
 class ReservingPool(StockedPool):
@@ -90,9 +105,9 @@ class ReservingPool(StockedPool):
             connection = connection.connection
         if isinstance(connection, Join):
             connection = connection.base if connection.is_valid else None
-        for ref, lease in self._leases.copy().items():
-            if ref() is connection and connection is not None:
-                return lease
+        lease = getattr(connection, "__dict__", {}).get("lease")
+        if lease is not None and self._leases.get(lease.handle) is lease:
+            return cast(Lease, lease)
         return None
 
     def _checked_out(self, connection: Any, what: str) -> Lease:
@@ -124,7 +139,7 @@ class ReservingPool(StockedPool):
             if checkouts.scope is not None and checkouts.scope is not request:
                 # left by a request that this thread no longer serves
                 self.release_connection()
-            elif _usable(checkouts.reserved) or _untold(checkouts.reserved):
+            elif usable(checkouts.reserved) or _untold(checkouts.reserved):
                 return checkouts.reserved
         return self._reserve_one(timeout)
 
@@ -140,6 +155,7 @@ class ReservingPool(StockedPool):
             checkouts.scope = request = REQUEST.get()
             if request is not None:
                 request.add(self, handle)
+            _mine.pools.add(self)
             checkouts.reserved = handle
             return handle
         except BaseException:
@@ -168,7 +184,7 @@ class ReservingPool(StockedPool):
         checkouts = self._checkouts
         reserved = checkouts.reserved
         try:
-            had_one = reserved is not None and _usable(reserved)
+            had_one = reserved is not None and usable(reserved)
             _close_all(checkouts)
             _give_back(reserved)
         except BaseException:
@@ -181,7 +197,7 @@ class ReservingPool(StockedPool):
     def active_connection(self) -> bool:
         """Does this thread have a reserved connection?"""
         reserved = self._checkouts.reserved
-        if reserved is not None and _usable(reserved):
+        if reserved is not None and usable(reserved):
             return True
         return self._base() is not None
 
@@ -215,7 +231,6 @@ class ReservingPool(StockedPool):
         if connection is self._checkouts.reserved:
             self.release_connection()
         else:
-            lease.anchor = None
             connection.close()
 
     def remove(self, connection: Any) -> None:
@@ -228,8 +243,7 @@ class ReservingPool(StockedPool):
         :raises JoinRefused: others in its thread work on it.
 
         """
-        lease = self._checked_out(connection, "remove()")
-        lease.anchor = None
+        self._checked_out(connection, "remove()")
         connection.detach()
 
     # all of them
@@ -251,71 +265,6 @@ class ReservingPool(StockedPool):
         self._epoch += 1
         for lease in list(self._leases.values()):
             self.take_back(lease, "disconnected", "disconnect() was called")
-
-
-class Using:
-    """A block that uses the thread's reserved connection."""
-
-    __slots__ = ("_source", "_limit", "_made", "_level", "_outer")
-
-    def __init__(self, pool: ReservingPool, timeout: float | None):
-        self._source = pool
-        self._limit = timeout
-        self._made: Any = None
-        self._level: Level | None = None
-
-    def __enter__(self) -> Any:
-        before = self._source._checkouts.reserved
-        try:
-            handle = self._source.connection(self._limit)
-            if handle is not before:
-                self._made = handle
-            elif _usable(handle):
-                self._go_inside(handle)
-            return handle
-        except BaseException:
-            # nobody will leave what was not entered
-            if self._source._checkouts.reserved is not before:
-                self._source.release_connection()
-            raise
-
-    def _go_inside(self, handle: Any) -> None:
-        """Others may have begun on it since: work inside of theirs."""
-        holder = _level_holder(handle)
-        outer = holder.level
-        inner = outer.reservation.join_again(outer)
-        if inner is not None:
-            self._outer = outer
-            self._level = inner
-            holder.level = inner
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
-            if self._level is not None:
-                self._go_outside()
-            if self._made is not None:
-                self._release()
-        except BaseException:
-            # however it was interrupted; what was done has no effect again
-            self._release()
-            raise
-
-    def _go_outside(self) -> None:
-        level: Any = self._level
-        holder = _level_holder(self._source._checkouts.reserved)
-        if holder is not None and holder.level is level:
-            holder.level = self._outer
-        level.end()
-
-    def _release(self) -> None:
-        reserved = self._source._checkouts.reserved
-        if reserved is not None and reserved is self._made:
-            self._source.release_connection()
 
 
 class with_connection:
@@ -359,7 +308,7 @@ class with_connection:
         handle = self._source.connection()
         if handle is before:
             base = handle.base if isinstance(handle, Join) else handle
-            if _usable(base):
+            if usable(base):
                 handle = Join(base)
         return Connection(self._engine, handle)
 
@@ -378,7 +327,7 @@ class with_connection:
             del known[self._engine]
         self._mine = None
         mine.close()
-        if checkouts.reserved is not None and not _usable(checkouts.reserved):
+        if checkouts.reserved is not None and not usable(checkouts.reserved):
             checkouts.reserved = None
 
 
@@ -390,17 +339,19 @@ def release_connections() -> int:
     :return: how many connections were given back.
 
     """
-    return sum(
-        pool.release_connection()
-        for pool in fork.pools()
-        if isinstance(pool, ReservingPool)
-    )
+    pools = list(_mine.pools)
+    _mine.pools.clear()
+    return sum(_release_all(pools))
 
 
-def _usable(handle: Any) -> bool:
-    if isinstance(handle, Join):
-        return handle.is_valid
-    return type(handle) is Handle and handle.leased
+def _release_all(pools: list[ReservingPool]) -> Iterator[bool]:
+    for number, pool in enumerate(pools, 1):
+        try:
+            yield pool.release_connection()
+        except BaseException:
+            # the failure of one is not to keep the others
+            deque(_release_all(pools[number:]), maxlen=0)
+            raise
 
 
 def _untold(handle: Any) -> bool:
@@ -410,22 +361,13 @@ def _untold(handle: Any) -> bool:
 
 
 def _give_back(handle: Any) -> None:
-    if handle is not None and _usable(handle):
+    if handle is not None and usable(handle):
         if type(handle) is Handle:
             handle.lease.anchor = None
         handle.close()
-
-
-def _level_holder(handle: Any) -> Any:
-    """What has the handle's level: the join itself, or the base's lease."""
-    if isinstance(handle, Join):
-        return handle
-    return None if handle is None else handle.__dict__.get("lease")
 
 
 def _close_all(checkouts: Any) -> None:
     connections, checkouts.connections = checkouts.connections, None
     for connection in (connections or {}).values():
         connection.close()
-
-

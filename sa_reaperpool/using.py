@@ -1,0 +1,93 @@
+"""A ``with`` block that uses the connection which its thread reserves."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+from typing import Any
+
+from .adapter import Handle
+from .adapter import Join
+from .level import Level
+
+if TYPE_CHECKING:
+    from .reservation import ReservingPool
+
+
+def usable(handle: Any) -> bool:
+    """Can this still be used for what it was reserved for?"""
+    if isinstance(handle, Join):
+        return handle.is_valid
+    return type(handle) is Handle and handle.leased
+
+
+class Using:
+    """A block that uses the thread's reserved connection."""
+
+    __slots__ = ("_source", "_limit", "_made", "_level", "_outer")
+
+    def __init__(self, pool: ReservingPool, timeout: float | None):
+        self._source = pool
+        self._limit = timeout
+        self._made: Any = None
+        self._level: Level | None = None
+
+    def __enter__(self) -> Any:
+        before = self._source._checkouts.reserved
+        try:
+            handle = self._source.connection(self._limit)
+            if handle is not before:
+                self._made = handle
+            elif usable(handle):
+                self._go_inside(handle)
+            return handle
+        except BaseException:
+            # nobody will leave what was not entered
+            if self._source._checkouts.reserved is not before:
+                self._source.release_connection()
+            raise
+
+    def _go_inside(self, handle: Any) -> None:
+        """Others may have begun on it since: work inside of theirs."""
+        holder = _level_holder(handle)
+        outer = holder.level
+        inner = outer.reservation.join_again(outer)
+        if inner is not None:
+            self._outer = outer
+            self._level = inner
+            holder.level = inner
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._level is not None:
+                self._go_outside()
+            if self._made is not None:
+                self._release()
+        except BaseException:
+            # however it was interrupted; what was done has no effect again
+            self._release()
+            raise
+
+    def _go_outside(self) -> None:
+        level: Any = self._level
+        holder = _level_holder(self._source._checkouts.reserved)
+        if holder is not None and holder.level is level:
+            holder.level = self._outer
+        level.end()
+
+    def _release(self) -> None:
+        reserved = self._source._checkouts.reserved
+        if reserved is not None and reserved is self._made:
+            self._source.release_connection()
+
+
+def _level_holder(handle: Any) -> Any:
+    """What has the handle's level: the join itself, or the base's lease."""
+    if isinstance(handle, Join):
+        return handle
+    return None if handle is None else handle.__dict__.get("lease")
