@@ -230,6 +230,22 @@ def test_connect_with_just_before_the_older_creator_opens(
         assert client.service is newer
 
 
+def test_checkout_between_the_steps_of_connect_with(service, monkeypatch):
+    """What the older creator opened at the last moment is replaced too."""
+    pool = a_pool(service.open)
+    use_creator = pool.use_creator
+    handles = []
+
+    def checkout_first(creator):
+        handles.append(pool.connect())
+        use_creator(creator)
+
+    monkeypatch.setattr(pool, "use_creator", checkout_first)
+    pool.connect_with(Service().open)
+    handles.pop().close()
+    assert service.quits == [1]
+
+
 @pytest.mark.parametrize(
     "attempt",
     [
@@ -765,6 +781,18 @@ def test_objects_that_cannot_be_reset(service, given, method, caplog):
     for handle in [pool.connect(), pool.connect()]:
         handle.close()
     assert [each.calls for each in driver.connections] == [[method]] * 2
+
+
+def test_a_dialect_may_reset_in_a_way_of_its_own(service):
+    class Resetting(StubDialect):
+        def do_rollback(self, connection):
+            resets.append(connection.number)
+
+    resets = []
+    pool = a_pool(service.open, reset_on_return=True, dialect=Resetting())
+    pool.connect().close()
+    assert resets == [1]
+    assert service.quits == []
 
 
 def test_wait_ready_does_not_retry_what_cannot_be_pooled(service):

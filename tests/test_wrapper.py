@@ -400,5 +400,5 @@ def test_two_threads_never_meet_in_one_object():
     with switching_often():
         for task in [Task(work) for _ in range(6)]:
             task.result()
-    assert len(service.clients) == 3
+    assert len(service.clients) <= 3
     assert wrapper.pool.checkedout() == 0
