@@ -27,7 +27,8 @@ tests/test_adapter.py which fails when it changes.
     What a finaliser is told of logging; how ``recreate()`` hands on events.
 
 ``_ConnDialect``
-    The dialect of a pool that belongs to no engine.
+    The dialect of a pool that belongs to no engine; derived from, for its
+    ``_do_ping_w_event()`` raises.
 
 ``Dialect._do_ping_w_event()``
     Asks the server, in the way of ``pre_ping``.

@@ -62,7 +62,7 @@ class ReaperPool(StockedPool):
     :class:`sqlalchemy.pool.Pool`.
 
     :raises sqlalchemy.exc.ArgumentError: an option has a value of the
-     wrong type or range, or what is to be called is no function.
+     wrong type or range, or ``disconnect_with`` cannot be called.
 
     """
 
@@ -96,8 +96,7 @@ class ReaperPool(StockedPool):
         disconnect_with: Callable[[Any], object] | None = None,
         _dispatch: Any = None,
     ):
-        if creator is not None:
-            _check_callable("creator", creator, _CREATORS)
+        # A creator is taken as it comes, as QueuePool does.
         self.disconnect_with(disconnect_with)
         checked = validate(
             {

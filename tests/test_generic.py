@@ -249,7 +249,6 @@ def test_checkout_between_the_steps_of_connect_with(service, monkeypatch):
 @pytest.mark.parametrize(
     "attempt",
     [
-        lambda url: ReaperPool(url),
         lambda url: ReaperPool().connect_with(url),
         lambda url: ReaperPool().connect_with(None),
         lambda url: ReaperPool(disconnect_with=url),
