@@ -2,6 +2,7 @@
 
 from .errors import CheckoutTimeout
 from .errors import ConnectionReclaimed
+from .errors import CreatorError
 from .errors import JoinEnded
 from .errors import JoinError
 from .errors import JoinOrder
@@ -16,12 +17,14 @@ from .pool import ReaperPool
 from .reservation import release_connections
 from .reservation import with_connection
 from .stats import Stats
+from .wrapper import Wrapper
 
 __version__ = "0.1.0"
 
 __all__ = (
     "CheckoutTimeout",
     "ConnectionReclaimed",
+    "CreatorError",
     "HolderInfo",
     "JoinEnded",
     "JoinError",
@@ -34,6 +37,7 @@ __all__ = (
     "ReaperPool",
     "ReservationError",
     "Stats",
+    "Wrapper",
     "__version__",
     "release_connections",
     "with_connection",

@@ -27,7 +27,8 @@ tests/test_adapter.py which fails when it changes.
     What a finaliser is told of logging; how ``recreate()`` hands on events.
 
 ``_ConnDialect``
-    The dialect of a pool that belongs to no engine.
+    The dialect of a pool that belongs to no engine; derived from, for its
+    ``_do_ping_w_event()`` raises.
 
 ``Dialect._do_ping_w_event()``
     Asks the server, in the way of ``pre_ping``.
@@ -72,6 +73,8 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool import base as _base
+from sqlalchemy.pool import reset_commit
+from sqlalchemy.pool import reset_rollback
 from sqlalchemy.pool.base import _ConnDialect
 from sqlalchemy.pool.base import _ConnectionFairy
 from sqlalchemy.pool.base import _ConnectionRecord
@@ -425,11 +428,21 @@ def return_collected(
         _finalize_fairy(None, entry, pool, ref, echo)  # type: ignore[arg-type]
 
 
+class NoDialect(_ConnDialect):
+    """The dialect of a pool without one: there is nobody to ask."""
+
+    def _do_ping_w_event(self, dbapi_connection: Any) -> bool:
+        return True
+
+
 class AdaptedQueuePool(QueuePool):
     """A QueuePool whose hooks are the verbs of the class derived from it."""
 
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
+    _dialect = NoDialect()
+    _opener: Callable[[Any], Any] = None  # type: ignore[assignment]
+    _closer: Callable[[Any], object] | None = None
 
     # verbs
 
@@ -457,6 +470,9 @@ class AdaptedQueuePool(QueuePool):
     def _closed(self, connection: Any, terminated: bool) -> None:
         raise NotImplementedError()
 
+    def no_creator(self) -> Exception:
+        raise NotImplementedError()
+
     # SQLAlchemy's hooks
 
     def _do_get(self) -> Entry:
@@ -466,16 +482,42 @@ class AdaptedQueuePool(QueuePool):
         self._give_back(record)
 
     def _should_wrap_creator(self, creator: Any) -> Any:
-        connect = super()._should_wrap_creator(creator)
-        return lambda record: self._connect(record, connect)
+        if creator is None:
+            # no connect, and so none that failed
+            return self._refuse_to_connect
+        self._opener = super()._should_wrap_creator(creator)
+        # Looked up only once _connect() noted the epoch, so that whatever
+        # an older creator opened is from before the refresh.
+        return lambda record: self._connect(
+            record, lambda record: self._opener(record)
+        )
+
+    def _refuse_to_connect(self, record: Any) -> Any:
+        raise self.no_creator()
 
     def _close_connection(
         self, connection: Any, *, terminate: bool = False
     ) -> None:
         try:
-            super()._close_connection(connection, terminate=terminate)
+            if self._closer is None:
+                super()._close_connection(connection, terminate=terminate)
+            else:
+                self._close_its_own_way(self._closer, connection)
         finally:
             self._closed(connection, terminate)
+
+    def _close_its_own_way(
+        self, closer: Callable[[Any], object], connection: Any
+    ) -> None:
+        self.logger.debug("Closing connection %r", connection)
+        try:
+            closer(connection)
+        except Exception:
+            # as with a driver's own close(): whoever is freeing the slot
+            # goes on
+            self.logger.error(
+                "Exception closing connection %r", connection, exc_info=True
+            )
 
     def _invalidate(
         self,
@@ -533,8 +575,28 @@ class AdaptedQueuePool(QueuePool):
 
     @property
     def creator(self) -> Any:
-        """What opens a connection, as it was given."""
+        """What opens a connection, as it was given; None if it was not."""
         return self._creator
+
+    def use_creator(self, creator: Callable[..., Any]) -> None:
+        """Open connections with this from now on."""
+        self._creator = creator
+
+    def missing_for_reset(self, connection: Any) -> str | None:
+        """The method that a return would call and this object lacks.
+
+        Where there is a dialect, it is the dialect that resets.
+        """
+        if self.has_dialect:
+            return None
+        for style, name in (
+            (reset_rollback, "rollback"),
+            (reset_commit, "commit"),
+        ):
+            if self._reset_on_return is style:
+                if not callable(getattr(connection, name, None)):
+                    return name
+        return None
 
     def close_raw(self, connection: Any) -> None:
         """Close a connection that no record has."""
@@ -561,7 +623,15 @@ class AdaptedQueuePool(QueuePool):
 
     @property
     def has_dialect(self) -> bool:
-        return type(self._dialect) is not _ConnDialect
+        return not isinstance(self._dialect, _ConnDialect)
+
+    def may_look_into(self, connection: Any) -> bool:
+        """Is this a DBAPI connection, whose state any thread may read?
+
+        What another client calls ``info``, say, may speak to its server,
+        while the thread that has the client does so as well.
+        """
+        return self.has_dialect or hasattr(type(connection), "cursor")
 
     def driver_of(self, connection: Any) -> Any:
         """The driver's own connection."""
@@ -596,6 +666,9 @@ class AdaptedQueuePool(QueuePool):
 
     def ping_and_roll_back(self, entry: Entry) -> bool:
         """For an idle connection: leave no transaction behind."""
+        if not self.has_dialect:
+            # nobody to ask, and none that was left
+            return True
         if not self.ping(entry):
             return False
         try:

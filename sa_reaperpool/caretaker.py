@@ -111,7 +111,10 @@ class Caretaker:
     def _in_use(self, lease: Lease) -> bool:
         if any(liveness.cursor_open(cursor) for cursor in lease.cursors()):
             return True
-        return liveness.running(lease.entry.driver_connection)
+        connection = lease.entry.driver_connection
+        return self._pool.may_look_into(connection) and liveness.running(
+            connection
+        )
 
     def _act_alone(self, lease: Lease, act: upkeep.Act) -> int:
         try:

@@ -23,6 +23,7 @@ from .checkout import Checkout
 from .checkout import Checkouts
 from .diagnosis import verdict
 from .errors import CheckoutTimeout
+from .errors import CreatorError
 from .lease import Lease
 from .options import Settings
 from .queue import FairQueue
@@ -98,6 +99,32 @@ class OpeningPool(AdaptedQueuePool):
 
     # opening
 
+    def no_creator(self) -> CreatorError:
+        """What a checkout raises that has nothing to open with."""
+        return self._creator_error(
+            "has nothing to open a connection with: call "
+            "connect_with(creator) before the first checkout"
+        )
+
+    def _creator_error(self, what: str) -> CreatorError:
+        name = f" {self.given_name!r}" if self.given_name else ""
+        return CreatorError(
+            f"{type(self).__name__}{name} {what}",
+            logging_name=self.given_name,
+        )
+
+    def _check_fitness(self, connection: Any) -> None:
+        """Refuse at once what each return would fail on."""
+        if connection is None:
+            raise self._creator_error("has a creator that returned None")
+        missing = self.missing_for_reset(connection)
+        if missing is not None:
+            raise self._creator_error(
+                f"resets what is returned by {missing}(), which "
+                f"{type(connection).__name__} objects do not have: give it "
+                "reset_on_return=None, or a creator of others"
+            )
+
     def _drop(self, entry: Entry, error: BaseException) -> None:
         """Give up an entry that failed on its way out."""
         if not isinstance(error, Exception):
@@ -140,6 +167,7 @@ class OpeningPool(AdaptedQueuePool):
         return permit
 
     def _opened(self, entry: Entry, connection: Any) -> None:
+        self._check_fitness(connection)
         now = monotonic()
         entry.opened_at = entry.idle_since = entry.traffic_at = now
         entry.spread = random.uniform(0, self.settings.jitter)

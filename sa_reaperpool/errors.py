@@ -56,6 +56,25 @@ class CheckoutTimeout(exc.TimeoutError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class CreatorError(exc.InvalidRequestError):
+    """The pool's creator is missing, or what it returns cannot be pooled.
+
+    That is, a checkout before :meth:`.ReaperPool.connect_with`; a creator
+    that returned None; or objects without ``rollback()`` in a pool that
+    rolls back what is returned (see ``reset_on_return``).
+
+    :param logging_name: the pool's ``logging_name``, or None.
+
+    """
+
+    def __init__(self, message: str, *, logging_name: str | None):
+        super().__init__(message)
+        self.logging_name = logging_name
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
 class ConnectionReclaimed(exc.OperationalError):
     """This handle's connection was taken back by the pool.
 

@@ -118,8 +118,10 @@ _OPEN = (1, 2, 3)
 
 
 def _transaction_status(driver_connection: Any) -> int | None:
+    # most have none, which is told without an exception
+    info = getattr(driver_connection, "info", None)
     try:
-        status = driver_connection.info.transaction_status
+        status = getattr(info, "transaction_status", None)
     except Exception:
         return None
     return int(status) if isinstance(status, int) else None

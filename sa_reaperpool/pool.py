@@ -15,9 +15,13 @@ from types import MappingProxyType
 from typing import Any
 from typing import Callable
 from typing import Iterator
+from typing import TypeVar
+
+from sqlalchemy.exc import ArgumentError
 
 from . import liveness as _liveness
 from . import upkeep
+from .errors import CreatorError
 from .lease import LeaseInfo
 from .lease import describe
 from .options import LIVENESS_DEFAULT
@@ -26,13 +30,25 @@ from .options import validate
 from .reservation import ReservingPool
 from .stats import Stats
 
+C = TypeVar("C", bound=Callable[..., Any])
+D = TypeVar("D", bound="Callable[[Any], object] | None")
+
+_CREATORS = "a function that returns a connection"
+_CLOSERS = "a function that takes a connection, or none"
+
 
 class ReaperPool(ReservingPool):
     """A :class:`sqlalchemy.pool.QueuePool` that looks after connections.
 
     All options of QueuePool keep their names, meanings and defaults.
 
-    :param creator: opens a DBAPI connection, as for any SQLAlchemy pool.
+    :param creator: opens a DBAPI connection, as for any SQLAlchemy pool, or
+     any other object of which each is to be used by one thread at a time.
+     Without it, :meth:`.connect_with` has to be called before the first
+     checkout.
+
+    :param disconnect_with: closes an object, which it is given; without it,
+     the pool calls the object's ``close()``.  See :meth:`.disconnect_with`.
 
     The other parameters are the options of the README's table; numbers,
     None, and the strings that a URL or an ini file gives are accepted.
@@ -40,7 +56,7 @@ class ReaperPool(ReservingPool):
     :class:`sqlalchemy.pool.Pool`.
 
     :raises sqlalchemy.exc.ArgumentError: an option has a value of the
-     wrong type or range.
+     wrong type or range, or ``disconnect_with`` cannot be called.
 
     """
 
@@ -48,7 +64,7 @@ class ReaperPool(ReservingPool):
 
     def __init__(
         self,
-        creator: Callable[..., Any],
+        creator: Callable[..., Any] | None = None,
         pool_size: Any = 5,
         max_overflow: Any = 10,
         timeout: Any = 30.0,
@@ -72,8 +88,11 @@ class ReaperPool(ReservingPool):
         logging_name: str | None = None,
         events: Any = None,
         dialect: Any = None,
+        disconnect_with: Callable[[Any], object] | None = None,
         _dispatch: Any = None,
     ):
+        # A creator is taken as it comes, as QueuePool does.
+        self.disconnect_with(disconnect_with)
         checked = validate(
             {
                 "pool_size": pool_size,
@@ -113,6 +132,57 @@ class ReaperPool(ReservingPool):
             dialect=dialect,
             _dispatch=_dispatch,
         )
+
+    # opening and closing
+
+    def connect_with(self, creator: C) -> C:
+        """Open connections with this from now on.
+
+        For a pool that was made before it could be known how; a checkout
+        before is a :class:`.CreatorError`.  On a pool that has a creator
+        it replaces that one, and what the older one opened is replaced as
+        by :meth:`.refresh`: idle ones now, others at their return.
+
+        Nothing is opened before somebody needs it.
+
+        :param creator: as the pool's own parameter.
+
+        :return: the same, so that this can be a function's decorator.
+
+        :raises sqlalchemy.exc.ArgumentError: it cannot be called.
+
+        """
+        _check_callable("creator", creator, _CREATORS)
+        replaces = self.creator is not None
+        # in this order: see what AdaptedQueuePool makes of it
+        self.use_creator(creator)
+        if replaces:
+            self.refresh()
+        return creator
+
+    def disconnect_with(self, closer: D) -> D:
+        """Close each object in its own way, ``client.quit()`` for example.
+
+        It is called in place of ``close()`` wherever the pool closes an
+        object: one that is too old, idle for too long, one too many,
+        returned broken, or taken back, which is done by a thread of the
+        pool's own.  An exception in it is logged, and the slot is free all
+        the same.  Only if it was interrupted (``KeyboardInterrupt``) may
+        it be called once more for the same object.
+
+        :param closer: called with the object; None for its ``close()``.
+         It is for all objects that are closed from now on, those that are
+         open already included.
+
+        :return: the same, so that this can be a function's decorator.
+
+        :raises sqlalchemy.exc.ArgumentError: it cannot be called.
+
+        """
+        if closer is not None:
+            _check_callable("disconnect_with", closer, _CLOSERS)
+        self._closer = closer
+        return closer
 
     # checkout
 
@@ -186,6 +256,8 @@ class ReaperPool(ReservingPool):
         :param timeout: seconds during which failed connects are tried
          again; without it, the first failure is raised.
 
+        :raises CreatorError: at once, as trying again would not help.
+
         """
         deadline = monotonic() + (timeout or 0.0)
         failures = 0
@@ -193,6 +265,8 @@ class ReaperPool(ReservingPool):
             try:
                 if not self.open_idle():
                     return
+            except CreatorError:
+                raise
             except Exception:
                 failures += 1
                 pause = upkeep.backoff(failures, random.random())
@@ -213,6 +287,7 @@ class ReaperPool(ReservingPool):
 
     def _own_arguments(self) -> dict[str, Any]:
         own = vars(self.settings).copy()
+        own["disconnect_with"] = self._closer
         if own["liveness"] == "ping":
             # the two are one; given both ways it would be said twice
             del own["liveness"]
@@ -242,10 +317,15 @@ class ReaperPool(ReservingPool):
             describe(
                 lease,
                 now,
-                _liveness.in_transaction(lease.entry.driver_connection),
+                self._in_transaction(lease.entry.driver_connection),
             )
             for lease in list(self._leases.values())
         )
+
+    def _in_transaction(self, connection: Any) -> bool | None:
+        if not self.may_look_into(connection):
+            return None
+        return _liveness.in_transaction(connection)
 
     def stats(self) -> Stats:
         """The pool as it is now, and what it has counted."""
@@ -274,4 +354,13 @@ class ReaperPool(ReservingPool):
                     for event, count in totals.items()
                 }
             ),
+        )
+
+
+def _check_callable(name: str, value: object, allowed: str) -> None:
+    if not callable(value):
+        # not shown: it may be a URL, with a password
+        raise ArgumentError(
+            f"Invalid value for {name!r}: a {type(value).__name__} "
+            f"(allowed: {allowed})"
         )

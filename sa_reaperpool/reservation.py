@@ -63,11 +63,26 @@ class ReservingPool(StockedPool):
 
         With ``reservation="thread"``, join the one that this thread has.
 
+        What is returned stands for the connection, or for whatever object
+        the creator made: its attributes and methods are had from it, but
+        for those that SQLAlchemy's handles have themselves (``close()``,
+        which gives it back, ``invalidate()``, ``detach()``, ``info``,
+        ``cursor()``, ``commit()``, ``rollback()`` and a few more), and
+        ``handle[key]``, ``len(handle)`` and the like.  For these there is
+        the object itself, ``handle.driver_connection``.  It is to be used
+        only as long as the handle is.
+
+        ``with pool.connect() as handle:`` gives it back at the end of the
+        block.
+
         :param timeout: seconds that this checkout may take, None for as
          long as it takes; without it, what :meth:`.checkout_timeout` says,
          or the pool's ``timeout``.
 
         :raises CheckoutTimeout: none came free within the time limit.
+
+        :raises CreatorError: there is nothing to open it with, or what
+         that opened cannot be pooled.
 
         :raises JoinRefused: this thread has one that cannot be joined.
 

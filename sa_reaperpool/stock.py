@@ -154,6 +154,9 @@ class StockedPool(OpeningPool):
 
     def _prepare_to_wait(self) -> None:
         """See whether dead holders have what this thread would wait for."""
+        if self.creator is None:
+            # others are about to hear so, and will never return anything
+            raise self.no_creator()
         now = monotonic()
         if self.frequency is None:
             self._care.reap(now)
