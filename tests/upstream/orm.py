@@ -1,19 +1,22 @@
-"""SQLAlchemy's tests of its ORM, on an SQLite file, with a pool of choice.
+"""SQLAlchemy's tests of its ORM, with a pool of choice in QueuePool's place.
 
 By hand, in the root of the checkout, with the SQLAlchemy that is installed::
 
     python -m tests.upstream.orm --pool queue --to queue.json
     python -m tests.upstream.orm --pool reaper --to reaper.json
-    python -m tests.upstream.orm --pool reaper --reservation thread \\
-        --to thread.json
     python -m tests.upstream.orm --compare queue.json reaper.json
+
+    python -m tests.upstream.orm --reservation thread --to thread.json
     python -m tests.upstream.orm --compare queue.json thread.json
 
-Each of the runs takes some six minutes, and works in a temporary folder of
-its own.  Files, folders or node ids may be named, as ``test/orm/test_bind.py``
-or ``test/ext``; without, it is the whole of ``test/orm``.  The source
-distribution is downloaded once.  The comparison's exit status is 1 if there
-is a difference that known.py does not explain.
+Each run works in a temporary folder of its own, on an SQLite file, and takes
+some six minutes.  SQLAlchemy skips its tests of savepoints and of independent
+connections there; they run with ``--postgresql``, which takes twice as long.
+
+What is run is the whole of ``test/orm``; files, folders or node ids may be
+named instead, as ``test/orm/test_bind.py`` or ``test/ext``.  The comparison
+prints what came out otherwise.  Its exit status is 1 if it finds a difference
+that known.py does not explain.
 """
 
 from __future__ import annotations
@@ -32,7 +35,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
+from sqlalchemy.engine import make_url
 
+from .database import new_database
 from .known import KNOWN
 from .process import Process
 from .source import ALL_TESTS
@@ -43,6 +48,8 @@ POOLS = {
     "reaper": "sa_reaperpool:ReaperPool",
 }
 WHOLE = ("test/orm",)
+# SQLAlchemy puts it into the working folder, with the driver in its name.
+SQLITE = "sqlite:///file.db"
 TIMEOUT = 3600
 
 
@@ -54,6 +61,7 @@ class Found:
     python: str
     pool: str
     options: dict[str, Any]
+    database: str
     files: list[str]
     seconds: float
     #: by node id: passed, skipped, failed, or error (in setup or teardown)
@@ -62,6 +70,17 @@ class Found:
     errors: dict[str, str]
     #: of engines that were given this pool, and of all in the tests
     checkouts: dict[str, int]
+
+    @property
+    def tests(self) -> tuple[object, ...]:
+        """What was run: two runs of the same can be compared."""
+        return self.sqlalchemy, self.database, self.files
+
+    @property
+    def used_the_pool(self) -> bool:
+        # a few tests use databases in memory, and pools of their own
+        of_any = max(self.checkouts["of any"], 1)
+        return self.checkouts["of this pool"] > 0.9 * of_any
 
     @property
     def reservation(self) -> str:
@@ -74,7 +93,7 @@ class Found:
         options = "".join(f", {k}={v}" for k, v in self.options.items())
         return (
             f"SQLAlchemy {self.sqlalchemy}, Python {self.python}, "
-            f"{self.pool}{options}, {' '.join(self.files)}\n"
+            f"{self.database}, {self.pool}{options}, {' '.join(self.files)}\n"
             f"  {outcomes}\n"
             f"  checkouts: {checkouts}; {self.seconds:.0f} s"
         )
@@ -91,6 +110,7 @@ class OrmRun:
     :param pool: the pool to use for QueuePool, as ``module:class``.
     :param options: for ``create_engine()``, where it makes such a pool.
     :param files: what to run: pytest's arguments.
+    :param url: of a database that is there for these tests alone.
     """
 
     def __init__(
@@ -99,14 +119,15 @@ class OrmRun:
         pool: str,
         options: Mapping[str, Any] | None = None,
         files: tuple[str, ...] = WHOLE,
+        url: str = SQLITE,
     ) -> None:
         self._pool = pool
         self._options = dict(options or {})
         self._files = list(files)
         self._started = time.monotonic()
-        # SQLAlchemy writes the address anew: in the working folder, with the
-        # driver's name.  A run is not to end at its 250th failure.
-        arguments = ["--dburi", "sqlite:///file.db", "--maxfail=0", *files]
+        self._database = make_url(url).get_backend_name()
+        # A run is not to end at its 250th failure.
+        arguments = ["--dburi", url, "--maxfail=0", *files]
         self._process = Process(
             source,
             "forced",
@@ -131,13 +152,12 @@ class OrmRun:
             platform.python_version(),
             self._pool,
             self._options,
+            self._database,
             self._files,
             time.monotonic() - self._started,
             **report,
         )
-        checkouts = found.checkouts
-        # a few tests use databases in memory, and pools of their own
-        if checkouts["of this pool"] < 0.9 * max(checkouts["of any"], 1):
+        if not found.used_the_pool:
             raise WrongPool(f"{found.summary()}\n{output[-2000:]}")
         return found
 
@@ -185,9 +205,7 @@ def reason_for(test: str, known: Mapping[str, str]) -> str | None:
     return None
 
 
-def stale(
-    before: Found, after: Found, known: Mapping[str, str]
-) -> list[str]:
+def stale(before: Found, after: Found, known: Mapping[str, str]) -> list[str]:
     """The patterns for which there were tests, but no difference."""
 
     differ = {d.test for d in differences(before, after, known)}
@@ -205,28 +223,30 @@ def _matches(pattern: str, test: str) -> bool:
     return re.fullmatch(".*".join(parts), test) is not None
 
 
-def run(pool: str, reservation: str, files: list[str], to: Path) -> int:
-    options = {"reservation": "thread"} if reservation == "thread" else {}
+def run(
+    pool: str,
+    options: Mapping[str, Any],
+    files: tuple[str, ...],
+    url: str,
+    to: Path,
+) -> None:
     with tempfile.TemporaryDirectory(prefix="reaperpool-orm-") as folder:
         unpack(Path(folder), ALL_TESTS)
-        orm = OrmRun(
-            Path(folder), POOLS[pool], options, tuple(files) or WHOLE
-        )
+        under_way = OrmRun(Path(folder), pool, options, files, url)
         try:
-            found = orm.found()
+            found = under_way.found()
         finally:
-            orm.end()
+            under_way.end()
     to.write_text(json.dumps(dataclasses.asdict(found), indent=1))
     print(found.summary())
     for test, error in found.errors.items():
         print(f"{found.outcomes[test]}: {test}\n    {_line(error)}")
     print(f"outcomes are in {to}")
-    return 0
 
 
 def compare(before: Found, after: Found) -> int:
     print(f"before: {before.summary()}\nafter: {after.summary()}")
-    if before.sqlalchemy != after.sqlalchemy or before.files != after.files:
+    if before.tests != after.tests:
         print("these are not runs of the same tests")
         return 1
     unknown = 0
@@ -263,6 +283,11 @@ def main() -> int:
     parser.add_argument(
         "--reservation", choices=KNOWN, default="explicit", help="its option"
     )
+    parser.add_argument(
+        "--postgresql",
+        action="store_true",
+        help="on a server that is started for this run, not on SQLite",
+    )
     parser.add_argument("--to", type=Path, help="the file for the outcomes")
     parser.add_argument(
         "--compare", nargs=2, type=Path, metavar=("BEFORE", "AFTER")
@@ -272,11 +297,26 @@ def main() -> int:
     if given.compare:
         before, after = map(_read, given.compare)
         return compare(before, after)
-    if given.pool == "queue" and given.reservation != "explicit":
-        parser.error("QueuePool has no reservations")
+    options = {}
+    if given.reservation != "explicit":
+        if given.pool != "reaper":
+            parser.error(f"--reservation is not for --pool {given.pool}")
+        options["reservation"] = given.reservation
     name = f"orm-{sqlalchemy.__version__}-{given.pool}-{given.reservation}"
     to = given.to or Path(tempfile.gettempdir(), f"{name}.json")
-    return run(given.pool, given.reservation, given.files, to)
+    files = tuple(given.files) or WHOLE
+    if given.postgresql:
+        # by this name only where this module is a program
+        from tests.servers import PostgreSQL
+
+        with (
+            PostgreSQL() as server,
+            new_database(server.url("psycopg2")) as url,
+        ):
+            run(POOLS[given.pool], options, files, url, to)
+    else:
+        run(POOLS[given.pool], options, files, SQLITE, to)
+    return 0
 
 
 if __name__ == "__main__":
