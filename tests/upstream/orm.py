@@ -206,13 +206,14 @@ def reason_for(test: str, known: Mapping[str, str]) -> str | None:
 
 
 def stale(before: Found, after: Found, known: Mapping[str, str]) -> list[str]:
-    """The patterns for which there were tests, but no difference."""
+    """The patterns for which tests ran, but came out the same."""
 
     differ = {d.test for d in differences(before, after, known)}
+    ran = {test for test, was in before.outcomes.items() if was != "skipped"}
     return [
         pattern
         for pattern in known
-        if any(_matches(pattern, test) for test in after.outcomes)
+        if any(_matches(pattern, test) for test in ran)
         and not any(_matches(pattern, test) for test in differ)
     ]
 
