@@ -22,6 +22,7 @@ _COMMON = (
     "lib/sqlalchemy/testing/plugin/",
 )
 POOL_TESTS = ("test/engine/__init__.py", "test/engine/test_pool.py")
+ORM_TESTS = ("test/orm/",)
 ALL_TESTS = ("test/",)
 
 
