@@ -11,26 +11,32 @@ from pathlib import Path
 
 import sqlalchemy
 
-# What test_pool.py needs beside the installed package: the test suite's own
-# configuration, and the plugin that its conftest.py loads by path.
-_WANTED = (
+# What any of the tests need beside the installed package: the test suite's
+# own configuration, and the plugin that its conftest.py loads by path.
+_COMMON = (
     "pyproject.toml",
     "setup.cfg",
     "test/__init__.py",
     "test/conftest.py",
     "test/requirements.py",
-    "test/engine/__init__.py",
-    "test/engine/test_pool.py",
     "lib/sqlalchemy/testing/plugin/",
 )
+POOL_TESTS = ("test/engine/__init__.py", "test/engine/test_pool.py")
+ORM_TESTS = ("test/orm/",)
+ALL_TESTS = ("test/",)
 
 
 class Unavailable(Exception):
     """The source distribution is neither kept here nor to be had."""
 
 
-def unpack(folder: Path) -> None:
-    """Lay what is needed of SQLAlchemy's source into this folder."""
+def unpack(folder: Path, tests: tuple[str, ...] = POOL_TESTS) -> None:
+    """Lay what is needed of SQLAlchemy's source into this folder.
+
+    :param folder: exists.
+    :param tests: what the names of the tests' files start with.
+    :raises Unavailable: there is no source distribution.
+    """
 
     with tarfile.open(_archive()) as archive:
         for member in archive:
@@ -38,7 +44,7 @@ def unpack(folder: Path) -> None:
             # only files, and only at names known beforehand
             if not member.isfile() or ".." in name:
                 continue
-            if not name.startswith(_WANTED):
+            if not name.startswith(_COMMON + tests):
                 continue
             content = archive.extractfile(member)
             assert content is not None

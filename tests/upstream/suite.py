@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import sa_reaperpool
+from .process import Process
 
-HERE = Path(__file__).parent
 # About half a minute on an idle machine, most of it spent asleep.
 TIMEOUT = 900
 
@@ -43,46 +37,18 @@ class Run:
     def __init__(
         self, source: Path, pool: str, tests: tuple[str, ...] = ()
     ) -> None:
-        descriptor, name = tempfile.mkstemp(suffix=".json", dir=source)
-        os.close(descriptor)
-        self._report = Path(name)
-        self._output = self._report.with_suffix(".log")
-        # the package may be imported from a checkout, without installation
-        roots = [str(Path(sa_reaperpool.__file__).parents[1]), str(HERE)]
-        environment = dict(
-            os.environ,
-            PYTHONPATH=os.pathsep.join(roots),
-            REAPERPOOL_UPSTREAM_POOL=pool,
-            REAPERPOOL_UPSTREAM_REPORT=name,
+        self._process = Process(
+            source,
+            "rebind",
+            tests or ("test/engine/test_pool.py",),
+            {"REAPERPOOL_UPSTREAM_POOL": pool},
+            TIMEOUT,
         )
-        environment.pop("PYTEST_ADDOPTS", None)
-        # -s: SQLAlchemy's conftest.py then leaves the installed package be
-        argv = [sys.executable, "-s", "-m", "pytest", "-p", "rebind"]
-        argv += ["-p", "no:cacheprovider", "-o", "faulthandler_timeout=120"]
-        argv += tests or ["test/engine/test_pool.py"]
-        with open(self._output, "wb") as output:
-            self._process = subprocess.Popen(
-                argv,
-                cwd=source,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
 
     def outcomes(self) -> Outcomes:
         """Wait for the end of the run."""
 
-        try:
-            self._process.wait(TIMEOUT)
-        finally:
-            self.end()
-        output = self._output.read_text(errors="replace")
-        report = self._report.read_text()
-        # pytest's statuses 0 and 1: all tests ran
-        if self._process.returncode not in (0, 1) or not report:
-            raise AssertionError(f"the run broke off:\n{output[-8000:]}")
-        found = json.loads(report)
+        found, output = self._process.wait()
         return Outcomes(
             found["outcomes"],
             frozenset(found["timed"]),
@@ -91,8 +57,7 @@ class Run:
         )
 
     def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
+        self._process.end()
 
 
 def regressions(
