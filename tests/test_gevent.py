@@ -1,0 +1,124 @@
+"""Under gevent's monkey patching the unit is the greenlet.
+
+Each test is a program of its own: patching is for a whole process.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+pytest.importorskip("gevent", reason="gevent is not installed")
+
+BEGINNING = """
+    from gevent import monkey; monkey.patch_all()
+    import gc
+    import sys
+    import gevent
+    from gevent.event import Event
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.orm import Session
+    from sa_reaperpool import JoinOrder, ReaperPool
+
+    engine = create_engine(
+        "sqlite:///" + sys.argv[1],
+        poolclass=ReaperPool,
+        pool_size=4,
+        max_overflow=0,
+        pool_timeout=5,
+        reaping_frequency=60,
+        reservation="thread",
+    )
+    pool = engine.pool
+"""
+
+
+def run(tmp_path, program):
+    program = textwrap.dedent(BEGINNING) + textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.db")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_each_greenlet_has_its_own(tmp_path):
+    assert run(
+        tmp_path,
+        """
+        all_in = Event()
+        connections = []
+
+        def work():
+            with pool.with_connection() as handle:
+                with pool.with_connection() as again:
+                    assert again is handle
+                with Session(engine) as session:
+                    session.execute(text("select 1"))
+                    of_session = session.connection().connection
+                    assert (
+                        of_session.dbapi_connection
+                        is handle.dbapi_connection
+                    )
+                connections.append(id(handle.dbapi_connection))
+                if len(connections) == 4:
+                    all_in.set()
+                assert all_in.wait(20)
+
+        gevent.joinall([gevent.spawn(work) for _ in range(4)], raise_error=1)
+        print(len(set(connections)), pool.checkedout())
+        """,
+    ) == ("4 0")
+
+
+def test_one_that_died_is_reaped(tmp_path):
+    assert run(
+        tmp_path,
+        """
+        from sqlalchemy import event
+
+        reaped = Event()
+        event.listen(pool, "reap", lambda lease, reason: reaped.set())
+        greenlet = gevent.spawn(pool.connection)
+        greenlet.join()
+        # its result is the handle, which would keep nothing alive but that
+        del greenlet
+        gc.collect()
+        assert reaped.wait(20)
+        print(pool.checkedout(), dict(pool.stats().closed))
+        """,
+    ) == ("0 {'reaped': 1}")
+
+
+def test_waiting_does_not_block_the_hub(tmp_path):
+    assert run(
+        tmp_path,
+        """
+        handles = []
+        leave = Event()
+
+        def hold():
+            with pool.with_connection():
+                handles.append(1)
+                assert leave.wait(20)
+
+        def wait():
+            with pool.with_connection():
+                handles.append(2)
+
+        holding = [gevent.spawn(hold) for _ in range(4)]
+        gevent.sleep(0)
+        waiting = gevent.spawn(wait)
+        while not pool.stats().waiting:
+            gevent.sleep(0.001)
+        leave.set()
+        gevent.joinall([*holding, waiting], raise_error=True)
+        print(handles)
+        """,
+    ) == ("[1, 1, 1, 1, 2]")
