@@ -70,19 +70,23 @@ class Bench:
             cursor.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
-    def idle(self) -> list[str]:
-        """The states of the pool's connections, if all are in the pool.
+    def left(self) -> str:
+        """What is wrong with the pool, when all should have been given back.
 
-        One of them is taken and given back, so that there is one.
+        A pool of one has then room for one, and nothing is begun on it.
         """
         pool: Any = self.engine.pool
-        pool.connect().close()
-        if pool.checkedout() or pool.stats().in_use:
-            return ["out"]
-        return [
-            "in a transaction" if _in_transaction(entry) else "idle"
-            for entry in pool.idle_entries()
-        ]
+        for entry in pool.idle_entries():
+            if _in_transaction(entry.driver_connection):
+                return "a connection was given back in a transaction"
+        if pool.leases() or pool.checkedout() or pool.stats().in_use:
+            return "a connection was not given back"
+        if pool.active_connection():
+            return "this thread still has a connection"
+        connection = pool.connect(timeout=0)
+        begun = _in_transaction(connection.driver_connection)
+        connection.close()
+        return "a connection came in a transaction" if begun else ""
 
     def renew(self) -> None:
         """Take another engine, whatever the old one's connection does."""
@@ -97,8 +101,7 @@ class Bench:
         self._outside.close()
 
 
-def _in_transaction(entry: Any) -> bool:
-    connection = entry.driver_connection
+def _in_transaction(connection: Any) -> bool:
     if isinstance(connection, sqlite3.Connection):
         return connection.in_transaction
     return bool(connection.info.transaction_status)

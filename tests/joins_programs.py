@@ -106,10 +106,8 @@ class World:
             self.step("leave", 0)
         self.step("release", 0)
         self._check(self._owed == 0, "a warning is missing")
-        self._check(self.pool.leases() == (), "there are leases left")
-        self._check(not self.pool.active_connection(), "active_connection()")
-        told = self.bench.idle()
-        self._check(told == ["idle"], f"the connections are {told}")
+        wrong = self.bench.left()
+        self._check(not wrong, wrong)
 
     def can_nest(self) -> bool:
         """Where the driver begins late, a first savepoint would be one."""
