@@ -87,6 +87,9 @@ class Actor:
         self.real = None
         # a Connection and its transaction refer to each other
         gc.collect()
+        if self.model.handles:
+            # whatever is done next on the connection notices it
+            self.world.pool.connect().close()
 
 
 class RawActor(Actor):
