@@ -4,12 +4,11 @@ Each actor does a thing twice: ``expect_...`` does it to the model, and says
 what SQLAlchemy's own rules make of it; ``do_...`` does it to the real pool.
 What SQLAlchemy's rules add:
 
-* A Connection begins by itself at its first statement, or savepoint.  After a commit
-  that failed, it refuses everything until its rollback().
-* A Session takes its connection at its first statement, and gives it back
-  at the end of its transaction.  What fails in a flush rolls back at once,
-  and then, as after a commit that failed, it refuses all until rollback().
+* A Connection begins by itself at its first statement, or savepoint.  After
+  a commit that failed, it refuses everything until its rollback(), and
+  does not pass that on.
 * A savepoint whose release failed refuses likewise.
+* A Session is in joins_sessions.py.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from joins_model import Handle
-from joins_model import JoinEnded
-from joins_model import JoinOrder
 from joins_model import Layer
-from sqlalchemy.orm import Session
 
 
 class Refused(Exception):
@@ -41,7 +37,7 @@ class Savepoint:
 class Actor:
     """One user of the connection.
 
-    :param world: the program's world, see joins_programs.py.
+    :param world: the program's world, see joins_world.py.
 
     :param name: what the account of a program calls it.
 
@@ -54,12 +50,12 @@ class Actor:
         self.model = world.model
         self.name = name
         self.real: Any = None
+        # does the pool itself keep it, so that it can't be dropped?
+        self.kept = False
 
     def can(self, verb: str) -> bool:
-        import os
-        if verb == "drop" and "nobasedrop" in os.environ.get("KNOWN", ""):
-            h = self.handles[0] if hasattr(self, "handles") else self.handle
-            if h and self.model.handles[:1] == [h] and len(self.model.handles) > 1: return False
+        if verb == "drop" and self.kept:
+            return False
         return verb in self.VERBS.split()
 
     def gone(self) -> None:
@@ -87,33 +83,29 @@ class Actor:
         self.real = None
         # a Connection and its transaction refer to each other
         gc.collect()
+        self.be_noticed()
+
+    def be_noticed(self) -> None:
+        """Whatever is done next on the connection notices what is over."""
         if self.model.handles:
-            # whatever is done next on the connection notices it
             self.world.pool.connect().close()
 
 
 class RawActor(Actor):
     """A handle of the pool's own: cursors, and nothing begun by itself."""
 
-    def __init__(self, world: Any, name: str, checked_out: str) -> None:
+    VERBS = Actor.VERBS + " checkin"
+
+    def __init__(self, world: Any, name: str) -> None:
         super().__init__(world, name)
         # the newest is that of the innermost block inside newer work
         self.handles: list[Handle] = []
-        self.checked_out = checked_out
-
-    VERBS = "insert read commit rollback close checkin drop"
-
-    def can(self, verb: str) -> bool:
-        # the pool itself keeps what is reserved
-        return super().can(verb) and (
-            verb != "drop" or self.checked_out == "connect"
-        )
 
     def expect_open(self) -> None:
         self.handles.append(self.model.open())
 
     def do_open(self) -> None:
-        self.real = getattr(self.world.pool, self.checked_out)()
+        self.real = self.world.pool.connect()
 
     def expect_insert(self, row: int) -> None:
         self.model.insert(self.handles[-1], row)
@@ -147,10 +139,13 @@ class RawActor(Actor):
         self.gone()
 
     def expect_checkin(self) -> None:
-        ended = self.handles[0].ended
-        self.expect_close()
-        if ended:
+        if self.handles[0].ended:
+            self.gone()
             raise Refused
+        if self is self.world.reserved:
+            self.world.expect_release()
+        else:
+            self.expect_close()
 
     def do_checkin(self) -> None:
         self.world.pool.checkin(self.real)
@@ -218,10 +213,17 @@ class ConnectionActor(Actor):
             self.begun = self.failed = False
 
     def expect_rollback(self) -> None:
+        self.unseen = self.failed
         if self.begun:
             self.model.rollback(self.handle)
         self.begun = self.failed = False
         self.savepoints = []
+
+    def do_rollback(self) -> None:
+        self.real.rollback()
+        if self.unseen:
+            # SQLAlchemy thinks that there is nothing to roll back
+            self.be_noticed()
 
     def expect_close(self) -> None:
         self.model.close(self.handle)
@@ -254,162 +256,6 @@ class ConnectionActor(Actor):
     def expect_nested_rollback(self) -> None:
         self.savepoint = self.savepoints.pop()
         self.model.rollback_to(self.handle, self.savepoint.layer)
-
-    def do_nested_rollback(self) -> None:
-        self.savepoint.real.rollback()
-
-
-class SessionActor(Actor):
-    """``Session(engine)``"""
-
-    VERBS = ConnectionActor.VERBS + " add flush"
-
-    def __init__(self, world: Any, name: str) -> None:
-        super().__init__(world, name)
-        self.handle: Handle | None = None
-        self.failed = False
-        self.pending: list[int] = []
-        self.savepoints: list[Savepoint] = []
-
-    def can(self, verb: str) -> bool:
-        if verb == "begin":
-            return False
-        if verb == "add":
-            return not self.failed
-        if verb == "nested":
-            # its savepoint comes with its next statement
-            begun = any(
-                layer.owner is self.handle for layer in self.model.layers
-            )
-            return begun and bool(self.world.can_nest())
-        if verb.startswith("nested_"):
-            return bool(self.savepoints)
-        return super().can(verb)
-
-    def expect_open(self) -> None:
-        pass
-
-    def do_open(self) -> None:
-        self.real = Session(self.world.engine, autoflush=False)
-
-    # statements
-
-    def _will_execute(self) -> None:
-        if self.failed:
-            raise Refused
-        if self.handle is None:
-            self.handle = self.model.open()
-            self.model.begin(self.handle)
-        for savepoint in self.savepoints:
-            if savepoint.layer is None:
-                savepoint.layer = self.model.savepoint(self.handle)
-
-    def expect_insert(self, row: int) -> None:
-        self._will_execute()
-        assert self.handle is not None
-        self.model.insert(self.handle, row)
-
-    def expect_read(self) -> list[int]:
-        self._will_execute()
-        assert self.handle is not None
-        return self.model.read(self.handle)
-
-    def expect_add(self, row: int) -> None:
-        self.pending.append(row)
-
-    def do_add(self, row: int) -> None:
-        self.real.add(self.world.bench.Row(x=row))
-
-    def expect_flush(self) -> None:
-        if not self.pending:
-            return
-        if self.failed:
-            raise Refused
-        rows, self.pending = self.pending, []
-        try:
-            self._will_execute()
-            assert self.handle is not None
-            for row in rows:
-                self.model.insert(self.handle, row)
-        except (JoinOrder, JoinEnded):
-            # the flush has rolled back, and wants to be told so
-            self.failed = True
-            if self.savepoints:
-                self._undo(self.savepoints[-1])
-            elif self.handle is not None:
-                self.model.rollback(self.handle)
-            raise
-
-    def do_flush(self) -> None:
-        self.real.flush()
-
-    # ends
-
-    def expect_commit(self) -> None:
-        if self.failed:
-            raise Refused
-        while self.savepoints:
-            self.expect_nested_commit()
-        self.expect_flush()
-        if self.handle is not None:
-            self.failed = True
-            self.model.commit(self.handle)
-        self._end()
-
-    def _end(self) -> None:
-        if self.handle is not None:
-            self.model.close(self.handle)
-        self.handle = None
-        self.failed = False
-        self.pending = []
-        self.savepoints = []
-
-    expect_rollback = _end
-
-    def expect_close(self) -> None:
-        self._end()
-        self.gone()
-
-    expect_drop = expect_close
-
-    # savepoints
-
-    def expect_nested(self) -> None:
-        if self.failed:
-            raise Refused
-        self.expect_flush()
-        self.savepoints.append(Savepoint())
-
-    def do_nested(self) -> None:
-        real = self.real.begin_nested()
-        if self.savepoints:
-            self.savepoints[-1].real = real
-
-    def expect_nested_commit(self) -> None:
-        self.savepoint = savepoint = self.savepoints[-1]
-        if self.failed:
-            raise Refused
-        self.expect_flush()
-        if savepoint.layer is not None:
-            assert self.handle is not None
-            self.failed = True
-            self.model.release(self.handle, savepoint.layer)
-            self.failed = False
-        self.savepoints.pop()
-
-    def do_nested_commit(self) -> None:
-        self.savepoint.real.commit()
-
-    def expect_nested_rollback(self) -> None:
-        self.savepoint = self.savepoints.pop()
-        self._undo(self.savepoint)
-        self.failed = False
-        self.pending = []
-
-    def _undo(self, savepoint: Savepoint) -> None:
-        if savepoint.layer is not None:
-            assert self.handle is not None
-            self.model.rollback_to(self.handle, savepoint.layer)
 
     def do_nested_rollback(self) -> None:
         self.savepoint.real.rollback()

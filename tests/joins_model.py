@@ -16,8 +16,6 @@ That is all.  The rest here says whose turn it is.
 
 from __future__ import annotations
 
-from itertools import groupby
-
 
 class JoinOrder(Exception):
     """It is not this handle's turn."""
@@ -34,6 +32,8 @@ class Handle:
         self.number = number
         # has SQLAlchemy begun a transaction on it, maybe not yet executed?
         self.wanted = False
+        # has it written since its last commit or rollback?
+        self.wrote = False
         # has an older one rolled back what this one did?
         self.lost = False
         # has it, or an older one, been closed?
@@ -46,8 +46,6 @@ class Layer:
     def __init__(self, owner: Handle) -> None:
         self.owner = owner
         self.rows: list[int] = []
-        # did the owner itself write here?
-        self.wrote = False
         # commits of newer handles that were poured into this
         self.commits = 0
 
@@ -91,7 +89,7 @@ class Model:
     def insert(self, handle: Handle, row: int) -> None:
         self._statement(handle)
         self.layers[-1].rows.append(row)
-        self.layers[-1].wrote = True
+        handle.wrote = True
 
     def commit(self, handle: Handle) -> None:
         self._may_go_on(handle)
@@ -100,7 +98,7 @@ class Model:
             self._pour(mine)
             if self.layers:
                 self.layers[-1].commits += 1
-        handle.wanted = False
+        handle.wanted = handle.wrote = False
 
     def rollback(self, handle: Handle) -> None:
         if handle.ended:
@@ -110,7 +108,7 @@ class Model:
             self._throw_away(mine[0])
         elif handle is self.handles[0] and self.layers:
             self._throw_away(self.layers[0])
-        handle.lost = handle.wanted = False
+        handle.lost = handle.wanted = handle.wrote = False
 
     def close(self, handle: Handle) -> None:
         """Give it back, or lose the last reference to it."""
@@ -136,13 +134,12 @@ class Model:
         self._may_go_on(handle)
         mine = self.layers[self.layers.index(savepoint) :]
         self._pour(mine)
-        for layer in mine:
-            self.layers[-1].wrote |= layer.wrote
-            self.layers[-1].commits += layer.commits
+        self.layers[-1].commits += sum(layer.commits for layer in mine)
 
     def rollback_to(self, handle: Handle, savepoint: Layer) -> None:
         if savepoint in self.layers:
             self._throw_away(savepoint)
+            # what it did before is still there
             handle.lost = False
 
     # within
@@ -179,10 +176,8 @@ class Model:
         first = self.layers.index(lowest)
         undone = self.layers[first:]
         del self.layers[first:]
-        due = False
-        for owner, layers in groupby(undone, lambda layer: layer.owner):
-            theirs = list(layers)
-            only_read = not any(layer.wrote for layer in theirs)
-            due |= only_read and any(layer.commits for layer in theirs)
-            owner.lost = True
-        self.warnings += due
+        # who wrote himself rolls back what he wrote, and means it
+        if any(layer.commits and not layer.owner.wrote for layer in undone):
+            self.warnings += 1
+        for layer in undone:
+            layer.owner.lost = True

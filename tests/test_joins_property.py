@@ -1,0 +1,47 @@
+"""Random programs of reservation="thread", held against a model.
+
+On SQLite here, on PostgreSQL in postgresql/test_joins_property.py.  By hand
+there can be more of them: see joins_programs.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import settings
+from joins_bench import sqlite
+from joins_mutants import MUTANTS
+from joins_mutants import broken
+from joins_programs import PROGRAMS
+from joins_programs import mismatch
+from joins_programs import random_programs
+from joins_programs import run_program
+from joins_programs import smallest
+
+SEED = 20
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    with sqlite(tmp_path_factory.mktemp("joins")) as bench:
+        yield bench
+
+
+@settings(max_examples=100, derandomize=True, deadline=None, database=None)
+@given(program=PROGRAMS)
+def test_any_program(bench, program):
+    run_program(bench, program)
+
+
+def test_long_programs(bench):
+    for number, program in enumerate(random_programs(SEED, 100)):
+        wrong = smallest(bench, program)
+        assert not wrong, f"seed {SEED}, program {number}: {wrong}"
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_broken_joins_are_found(bench, mutant):
+    with broken(bench, mutant):
+        assert any(
+            mismatch(bench, program) for program in random_programs(SEED, 300)
+        )
