@@ -255,7 +255,10 @@ class ConnectionActor(Actor):
 
     def expect_nested_rollback(self) -> None:
         self.savepoint = self.savepoints.pop()
+        self.unseen = self.savepoint.failed
         self.model.rollback_to(self.handle, self.savepoint.layer)
 
     def do_nested_rollback(self) -> None:
         self.savepoint.real.rollback()
+        if self.unseen:
+            self.be_noticed()

@@ -163,6 +163,7 @@ class SessionActor(Actor):
 
     def expect_nested_rollback(self) -> None:
         self.savepoint = self.savepoints.pop()
+        self.unseen = self.failed
         self._undo(self.savepoint)
         self.failed = False
         self.pending = []
@@ -174,3 +175,5 @@ class SessionActor(Actor):
 
     def do_nested_rollback(self) -> None:
         self.savepoint.real.rollback()
+        if self.unseen:
+            self.be_noticed()
