@@ -10,13 +10,14 @@ By hand, in the root of the checkout, with the SQLAlchemy that is installed::
     python -m tests.upstream.orm --compare queue.json thread.json
 
 Each run works in a temporary folder of its own, on an SQLite file, and takes
-some six minutes.  SQLAlchemy skips its tests of savepoints and of independent
-connections there; they run with ``--postgresql``, which takes twice as long.
+six to ten minutes.  SQLAlchemy skips its tests of savepoints and independent
+connections there; with ``--postgresql`` they run, on a server started for it.
 
 What is run is the whole of ``test/orm``; files, folders or node ids may be
-named instead, as ``test/orm/test_bind.py`` or ``test/ext``.  The comparison
-prints what came out otherwise.  Its exit status is 1 if it finds a difference
-that known.py does not explain.
+named instead, as ``test/orm/test_bind.py`` or ``test/ext``, and further
+arguments of pytest's after ``--``.  The comparison prints what came out
+otherwise.  Its exit status is 1 if it finds a difference that known.py does
+not explain.
 """
 
 from __future__ import annotations
