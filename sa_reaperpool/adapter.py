@@ -219,6 +219,10 @@ class Handle(Noting, _ConnectionFairy):
     def _checkin(self, transaction_was_reset: bool = False) -> None:
         lease = _end(self)
         if lease is not None:
+            if lease.level is not None and lease.level.reservation.begun:
+                # After a commit that failed SQLAlchemy believes that this
+                # is over; a JoinOrder has left it open.
+                transaction_was_reset = False
             lost = finish_joins(lease, self._pool)
             _ConnectionFairy._checkin(self, transaction_was_reset)
             warn_of_lost(lost)

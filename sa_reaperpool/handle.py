@@ -12,8 +12,10 @@ from typing import Any
 from typing import NoReturn
 
 from .errors import ConnectionReclaimed
+from .errors import JoinError
 from .lease import Lease
 from .lease import called_by_sqlalchemy
+from .lease import caught_by_sqlalchemy
 
 if TYPE_CHECKING:
     from .level import Level
@@ -66,7 +68,8 @@ class Noting:
             else:
                 # by any thread
                 lease.taken_out()
-                lease.level.rollback()
+                if not (called_by_sqlalchemy(2) and _in_vain(lease.level)):
+                    lease.level.rollback()
         except BaseException:
             if isinstance(self, Refusing) and called_by_sqlalchemy(2):
                 return
@@ -131,10 +134,13 @@ class Joining:
             raise
 
     def rollback(self) -> None:
-        if called_by_sqlalchemy(2) or not self.level.ended:
-            self.level.rollback()
-        else:
+        if called_by_sqlalchemy(2):
+            if not _in_vain(self.level):
+                self.level.rollback()
+        elif self.level.ended:
             self.level.refuse()
+        else:
+            self.level.rollback()
 
     def __getattr__(self, key: str) -> Any:
         if key in ("base", "level"):
@@ -192,6 +198,15 @@ class Refusing:
 
     def close(self) -> None:
         pass
+
+
+def _in_vain(level: Level) -> bool:
+    """Is this rollback, by SQLAlchemy, one that nobody has asked for?
+
+    It does one after an error where it knows of no transaction.  There is
+    nothing to undo then, least of all a join's work after a JoinOrder.
+    """
+    return level.idle or caught_by_sqlalchemy(JoinError)
 
 
 def raise_if_reclaimed(handle: Any) -> None:

@@ -17,7 +17,7 @@ The states of a level::
 
       any --- its close, or an outer's ---> ended
 
-The begun levels are a stack, ``Reservation._stack``.  The lowest one works
+The begun levels are a stack, ``Reservation.begun``.  The lowest one works
 in the connection's real transaction, each other in a savepoint of its own.
 What may be done, and by whom:
 
@@ -99,7 +99,7 @@ class Reservation:
         self._savepoints = itertools.count(1)
         self._lock = threading.RLock()
         self._levels: list[Level] = []
-        self._stack: list[Level] = []
+        self.begun: list[Level] = []
         self._rows: int | None = None
         self._torn = False
         lease = leases[handle]
@@ -173,7 +173,7 @@ class Reservation:
 
     def _join_again(self, level: Level) -> Level | None:
         self._settle()
-        if not self._stack or self._stack[-1].number <= level.number:
+        if not self.begun or self.begun[-1].number <= level.number:
             return None
         return self._new_level(level.handle, here())
 
@@ -193,7 +193,7 @@ class Reservation:
         :raises JoinEnded: what it works in is gone.
 
         """
-        stack = self._stack
+        stack = self.begun
         if stack and stack[-1] is level and not self._torn:
             return
         with self._lock: self._before_statement(level)  # fmt: skip
@@ -202,19 +202,19 @@ class Reservation:
         self._check(level)
         self._settle()
         lease = self._check(level)
-        if not self._stack:
+        if not self.begun:
             self._find_hidden(level, lease.entry.dbapi_connection)
         self._check_turn(level)
         for other in sorted(self._levels, key=lambda each: each.number):
             if other.number > level.number:
                 break
             wants = other is level or (other.wanted and not other.lost)
-            if wants and other not in self._stack:
+            if wants and other not in self.begun:
                 self._begin(other, lease)
 
     def _check_turn(self, level: Level) -> None:
-        if self._stack and self._stack[-1].number > level.number:
-            top = self._stack[-1]
+        if self.begun and self.begun[-1].number > level.number:
+            top = self.begun[-1]
             cursor = ", or has a cursor open" if top.cursors() else ""
             raise JoinOrder(
                 f"This is not the turn of {level}, since {top} has "
@@ -226,12 +226,12 @@ class Reservation:
     def _begin(self, level: Level, lease: Lease) -> None:
         connection = lease.entry.dbapi_connection
         self._note_writes(connection)
-        if self._stack:
+        if self.begun:
             self._refuse_unfit(lease, connection)
             name = f"reaper_join_{next(self._savepoints)}"
             self._send(transactions.savepoint, connection, name)
             level.savepoint = name
-        self._stack.append(level)
+        self.begun.append(level)
         self._torn = False
 
     def _find_hidden(self, level: Level, connection: Any) -> None:
@@ -239,7 +239,7 @@ class Reservation:
         if len(self._levels) > 1 and liveness.in_transaction(connection):
             for other in reversed(self._levels):
                 if other is not level and other.cursors():
-                    self._stack.append(other)
+                    self.begun.append(other)
                     return
 
     # ends of transactions
@@ -260,7 +260,7 @@ class Reservation:
         lease = self._check(level)
         connection = lease.entry.dbapi_connection
         self._check_turn(level)
-        if level not in self._stack:
+        if level not in self.begun:
             # nothing of its own; what went past the pool, it may have begun
             if level is self.base:
                 self._send(connection.commit)
@@ -272,8 +272,8 @@ class Reservation:
             self._send(connection.commit)
         else:
             self._send(transactions.release, connection, level.savepoint)
-            self._stack[-2].provisional.append(here())
-        self._stack.pop()
+            self.begun[-2].provisional.append(here())
+        self.begun.pop()
         self._go_on(level, lease)
         self._torn = False
 
@@ -290,21 +290,24 @@ class Reservation:
             level.lost = None
             level.clear()
             return []
-        if level in self._stack:
-            above = self._stack[self._stack.index(level) :]
+        if level in self.begun:
+            above = self.begun[self.begun.index(level) :]
         elif level is self.base:
-            above = self._stack[:]
+            above = self.begun[:]
         else:
             level.clear()
             return []
-        if self._torn and above and above[0].savepoint:
-            # for a real rollback to clear away; nothing commits before
+        if self._cannot_undo(above):
             return []
         lines = self._undo(above, lease, f"{level}, which it had joined,")
         level.lost = None
         self._go_on(level, lease)
         self._torn = False
         return lines
+
+    def _cannot_undo(self, levels: list[Level]) -> bool:
+        # A real rollback will clear it away; nothing commits before.
+        return self._torn and bool(levels) and bool(levels[0].savepoint)
 
     def _undo(self, levels: list[Level], lease: Lease, by: str) -> list[str]:
         """Undo the topmost levels.
@@ -322,12 +325,13 @@ class Reservation:
             connection.rollback()
         else:
             transactions.roll_back_to(connection, savepoint)
-        del self._stack[len(self._stack) - len(levels) :]
+        del self.begun[len(self.begun) - len(levels) :]
         lines = []
         for level in levels:
             lines += [] if level.wrote else level.provisional
             level.clear()
             level.lost = f"{by} rolled back"
+        self._torn = False
         return lines
 
     def _go_on(self, level: Level, lease: Lease) -> None:
@@ -346,8 +350,12 @@ class Reservation:
         warn_of_lost(lines)
 
     def _end(self, level: Level) -> list[str]:
+        lease = self.lease
+        above = [each for each in self.begun if each.number >= level.number]
         try:
-            return [] if level.lost else self._roll_back(level)
+            if lease is None or not above or self._cannot_undo(above):
+                return []
+            return self._undo(above, lease, f"{level}, which it had joined,")
         finally:
             if level.ended is None:
                 self._end_from(level)
@@ -382,7 +390,7 @@ class Reservation:
             level.ended = f"{self.base} was given back at {line}"
         del self._levels[1:]
         JOINED.pop(id(lease.entry.dbapi_connection), None)
-        stack, self._stack = self._stack, []
+        stack, self.begun = self.begun, []
         if lease.entry.dbapi_connection is None:
             return []
         joins = [level for level in stack if level is not self.base]
@@ -403,7 +411,7 @@ class Reservation:
     def two_phase_over(self) -> None:
         """The base's two-phase transaction was committed or rolled back."""
         self.two_phase = False
-        with self._lock: del self._stack[:]; self.base.clear()  # fmt: skip  # noqa: E501,E702
+        with self._lock: del self.begun[:]; self.base.clear()  # fmt: skip  # noqa: E501,E702
 
     # refusals
 
@@ -483,9 +491,9 @@ class Reservation:
 
     def _note_writes(self, connection: Any) -> None:
         rows = transactions.rows_changed(connection)
-        if self._stack and not self._stack[-1].wrote:
-            self._stack[-1].wrote = (
-                rows != self._rows or self._stack[-1].cursors_wrote()
+        if self.begun and not self.begun[-1].wrote:
+            self.begun[-1].wrote = (
+                rows != self._rows or self.begun[-1].cursors_wrote()
             )
         self._rows = rows
 

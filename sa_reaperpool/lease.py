@@ -269,6 +269,26 @@ def called_by_sqlalchemy(depth: int) -> bool:
     return sys._getframe(depth).f_code.co_filename.startswith(_SQLALCHEMY)
 
 
+def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:
+    """Is SQLAlchemy just handling such an error, that it will raise on?
+
+    Unlike one that has reached the application, it was caught by a frame
+    which is still being run.
+    """
+    _, error, trace = sys.exc_info()
+    if not isinstance(error, kind):
+        return False
+    running = set()
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_SQLALCHEMY):
+            running.add(frame)
+        frame = frame.f_back
+    while trace is not None and trace.tb_frame not in running:
+        trace = trace.tb_next
+    return trace is not None
+
+
 def _is_inner(filename: str) -> bool:
     # contextlib stands between `with engine.begin()` and its user
     inner = (

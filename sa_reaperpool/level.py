@@ -61,6 +61,12 @@ class Level:
     def __repr__(self) -> str:
         return f"the {'join' if self.number else 'connection'} of {self.line}"
 
+    @property
+    def idle(self) -> bool:
+        """Has it neither begun nor lost anything?"""
+        begun = self.wanted or self in self.reservation.begun
+        return not (begun or self.lost)
+
     def watch(self, cursor: Any) -> None:
         """Through this cursor something may be executed unseen."""
         self._cursors[:] = [ref for ref in self._cursors if ref() is not None]

@@ -286,9 +286,10 @@ class with_connection:
     """The thread's reserved connection of an engine's pool, for a block.
 
     Gives an :class:`sqlalchemy.Connection`.  Nested blocks get the same
-    one; the outermost closes it.  Inside a block of the pool's own
-    :meth:`.ReaperPool.with_connection`, or after its ``connection()``, it
-    joins that connection: it never commits or undoes what was begun there.
+    one; the outermost closes it, and releases the reservation if it made
+    that.  It shares the DBAPI connection with what the pool's own calls
+    give, as a join: inside a block of :meth:`.ReaperPool.with_connection`,
+    say, it never commits or undoes what was begun there.
 
     :param engine: one with a :class:`.ReaperPool`.
 
@@ -306,6 +307,7 @@ class with_connection:
         self._engine = engine
         self._source = pool
         self._mine: Connection | None = None
+        self._made: Any = None
 
     def __enter__(self) -> Connection:
         checkouts = self._source._checkouts
@@ -321,11 +323,11 @@ class with_connection:
     def _connect(self) -> Connection:
         before = self._source._checkouts.reserved
         handle = self._source.connection()
-        if handle is before:
-            base = handle.base if isinstance(handle, Join) else handle
-            if usable(base):
-                handle = Join(base)
-        return Connection(self._engine, handle)
+        if handle is not before:
+            self._made = handle
+        base = handle.base if isinstance(handle, Join) else handle
+        # of its own, so that what it thinks it has begun is its own too
+        return Connection(self._engine, Join(base) if usable(base) else base)
 
     def __exit__(
         self,
@@ -342,8 +344,8 @@ class with_connection:
             del known[self._engine]
         self._mine = None
         mine.close()
-        if checkouts.reserved is not None and not usable(checkouts.reserved):
-            checkouts.reserved = None
+        if self._made is not None and checkouts.reserved is self._made:
+            self._source.release_connection()
 
 
 def release_connections() -> int:

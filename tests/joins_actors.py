@@ -54,9 +54,15 @@ class Actor:
         self.kept = False
 
     def can(self, verb: str) -> bool:
-        if verb == "drop" and self.kept:
+        if verb == "drop" and (self.kept or self._joined()):
             return False
         return verb in self.VERBS.split()
+
+    def _joined(self) -> bool:
+        """Do others keep the base alive, which this is?"""
+        own = getattr(self, "handles", None) or [getattr(self, "handle", None)]
+        open_ones = self.model.handles
+        return len(open_ones) > 1 and own[0] is open_ones[0]
 
     def gone(self) -> None:
         """It is closed; nothing uses it any more."""

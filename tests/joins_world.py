@@ -36,6 +36,8 @@ class Block:
         self.real = real
         # whom its end releases
         self.made: Actor | None = None
+        # and what else, for the one on an engine
+        self.reserved: Actor | None = None
         # inside newer work: its handle there, and whose it is
         self.inner: joins_model.Handle | None = None
         self.actor: RawActor | None = None
@@ -192,12 +194,9 @@ class World:
                 reserved = self._expect_reserved()
                 actor = ConnectionActor(self, self._name("e"))
                 actor.kept = True
-                if reserved is before:
-                    actor.handle = self.model.open()
-                else:
-                    # of what both have, the Connection is the one in use
-                    actor.handle = reserved.handles[0]
-                    reserved.gone()
+                actor.handle = self.model.open()
+                if reserved is not before:
+                    block.reserved = reserved
                 self.actors.append(actor)
                 self.connection = block.made = actor
             self.blocks.append(block)
@@ -228,6 +227,8 @@ class World:
                 self.expect_release()
             elif block.made in self.actors and block.made is self.connection:
                 block.made.expect_close()
+            if block.reserved is not None and block.reserved is self.reserved:
+                self.expect_release()
 
         self._compare(
             "leave()",
