@@ -265,6 +265,28 @@ def test_a_released_savepoint_is_the_outers_own_work(model):
     assert model.warnings == 0
 
 
+def test_a_savepoint_that_undoes_an_inner_commit_warns(model):
+    outer, inner = model.open(), model.open()
+    savepoint = model.savepoint(outer)
+    model.insert(inner, 1)
+    model.commit(inner)
+    model.rollback_to(outer, savepoint)
+    assert model.warnings == 1
+    model.rollback(outer)
+    assert model.warnings == 1
+
+
+def test_who_wrote_has_not_only_read_though_it_took_that_back(model):
+    outer, inner = model.open(), model.open()
+    savepoint = model.savepoint(outer)
+    model.insert(outer, 1)
+    model.rollback_to(outer, savepoint)
+    model.insert(inner, 2)
+    model.commit(inner)
+    model.rollback(outer)
+    assert model.warnings == 0
+
+
 def test_a_new_base_starts_anew(model, outer, inner):
     model.close(outer)
     fresh = model.open()
