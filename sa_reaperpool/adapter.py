@@ -63,6 +63,7 @@ from __future__ import annotations
 import os
 import time
 import weakref
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Callable
@@ -312,6 +313,10 @@ class ReclaimedHandle(Refusing, _ConnectionFairy):
         pass
 
 
+_NOBODY: Any = SimpleNamespace()
+"""What a join that was closed is joined to."""
+
+
 class Join(Joining, _ConnectionFairy):
     """A handle on a connection that its thread holds already.
 
@@ -334,7 +339,7 @@ class Join(Joining, _ConnectionFairy):
         self.base = base
         level = base.lease.level
         assert level is not None, "only what is reserved is joined"
-        self.level = level.reservation.join(self)
+        self.level = self.first = level.reservation.join(self)
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]
@@ -347,15 +352,20 @@ class Join(Joining, _ConnectionFairy):
     @property
     def is_valid(self) -> bool:
         base = self.base
-        return not self.level.ended and type(base) is Handle and base.leased
+        return not self.first.ended and type(base) is Handle and base.leased
 
     def _checkout_existing(self) -> Join:
         return self
 
+    def let_go(self) -> None:
+        """It is over; whoever keeps it is not to keep the connection."""
+        self.base = _NOBODY
+        self._connection_record = None
+
     def close(self) -> None:
         if self.is_valid:
             try:
-                self.level.end()
+                self.first.end()
             except Exception as error:
                 # the base's next use will meet it
                 self._pool.logger.error(

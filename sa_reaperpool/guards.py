@@ -13,12 +13,14 @@ and stay; a connection that is not reserved passes them untouched.
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any
 from typing import Callable
 
 from sqlalchemy.engine import Dialect
 
 from . import transactions
+from .errors import JoinError
 from .joins import JOINED
 from .level import Level
 
@@ -63,6 +65,9 @@ def _level_of_connection(connection: Any) -> Level | None:
 def _begin(begin: Method, handle: Any) -> Any:
     level = level_of(handle)
     if level is not None:
+        if level.failed:
+            # So it has dropped the one before.
+            level.rollback()
         level.wanted = True
     return begin(handle)
 
@@ -74,6 +79,8 @@ def _execute(
     context = kw.get("context", args[-1] if args else None)
     level = _level_of_connection(getattr(context, "root_connection", None))
     if level is not None:
+        if level.user is None and context is not None:
+            level.user = weakref.ref(context.root_connection)
         if level.savepoint and transactions.begins(statement):
             # as SQLAlchemy's recipe for sqlite3 has it: this has begun
             return None
@@ -116,11 +123,42 @@ def _end_twophase(end: Method, connection: Any, *args: Any, **kw: Any) -> Any:
 # savepoints of Connections: each counts its own, on one connection
 
 
-def _savepoint(method: Method, connection: Any, name: str) -> Any:
+def _named(name: str, level: Level) -> str:
+    return f"{name}_of_{level.number}" if level.number else name
+
+
+def _savepoint(make: Method, connection: Any, name: str) -> Any:
     level = _level_of_connection(connection)
-    if level is not None and level.number:
-        name = f"{name}_of_{level.number}"
-    return method(connection, name)
+    if level is None:
+        return make(connection, name)
+    name = _named(name, level)
+    made = make(connection, name)
+    level.marks[name] = len(level.provisional)
+    return made
+
+
+def _release(release: Method, connection: Any, name: str) -> Any:
+    level = _level_of_connection(connection)
+    if level is None:
+        return release(connection, name)
+    name = _named(name, level)
+    try:
+        return release(connection, name)
+    except JoinError:
+        level.unreleased.append((name, level.marks.get(name, 0)))
+        level.reservation.pending = True
+        raise
+
+
+def _roll_back_to(roll_back: Method, connection: Any, name: str) -> Any:
+    level = _level_of_connection(connection)
+    if level is None:
+        return roll_back(connection, name)
+    name = _named(name, level)
+    if level.reservation.roll_back_to(level, level.marks.get(name, 0)):
+        return roll_back(connection, name)
+    # it went with the rest
+    return None
 
 
 _GUARDS: dict[str, Method] = {
@@ -135,6 +173,6 @@ _GUARDS: dict[str, Method] = {
     "do_commit_twophase": _end_twophase,
     "do_rollback_twophase": _end_twophase,
     "do_savepoint": _savepoint,
-    "do_rollback_to_savepoint": _savepoint,
-    "do_release_savepoint": _savepoint,
+    "do_rollback_to_savepoint": _roll_back_to,
+    "do_release_savepoint": _release,
 }

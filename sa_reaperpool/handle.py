@@ -55,6 +55,10 @@ class Noting:
         lease.touch()
         try:
             (lease.level or self.dbapi_connection).commit()
+        except JoinError:
+            if lease.level is not None and called_by_sqlalchemy(2):
+                lease.level.commit_refused()
+            raise
         except BaseException:
             raise_if_reclaimed(self)
             raise
@@ -96,7 +100,12 @@ class Joining:
     __slots__ = ()
 
     base: Any
+
     level: Level
+    """What it works in; inside of some blocks it is another (using.py)."""
+
+    first: Level
+    """What it was made with."""
 
     def _lease(self) -> Lease:
         """The base's lease, used by the calling thread.
@@ -129,6 +138,10 @@ class Joining:
         self._lease()
         try:
             self.level.commit()
+        except JoinError:
+            if called_by_sqlalchemy(2):
+                self.level.commit_refused()
+            raise
         except BaseException:
             raise_if_reclaimed(self.base)
             raise
@@ -143,7 +156,7 @@ class Joining:
             self.level.rollback()
 
     def __getattr__(self, key: str) -> Any:
-        if key in ("base", "level"):
+        if key in ("base", "level", "first"):
             raise AttributeError(key)
         self._lease()
         found = getattr(self.base.dbapi_connection, key)
@@ -206,7 +219,9 @@ def _in_vain(level: Level) -> bool:
     It does one after an error where it knows of no transaction.  There is
     nothing to undo then, least of all a join's work after a JoinOrder.
     """
-    return level.idle or caught_by_sqlalchemy(JoinError)
+    if level.idle:
+        return True
+    return not level.in_transaction() and caught_by_sqlalchemy(JoinError)
 
 
 def raise_if_reclaimed(handle: Any) -> None:

@@ -102,6 +102,8 @@ class Reservation:
         self.begun: list[Level] = []
         self._rows: int | None = None
         self._torn = False
+        # is there a level that a Connection may have dropped unseen?
+        self.pending = False
         lease = leases[handle]
         self.base = lease.level = self._new_level(handle, lease.where)
 
@@ -194,7 +196,7 @@ class Reservation:
 
         """
         stack = self.begun
-        if stack and stack[-1] is level and not self._torn:
+        if stack and stack[-1] is level and not (self._torn or self.pending):
             return
         with self._lock: self._before_statement(level)  # fmt: skip
 
@@ -208,8 +210,9 @@ class Reservation:
         for other in sorted(self._levels, key=lambda each: each.number):
             if other.number > level.number:
                 break
-            wants = other is level or (other.wanted and not other.lost)
-            if wants and other not in self.begun:
+            if self.begun and other.number <= self.begun[-1].number:
+                continue
+            if other is level or (other.wanted and not other.lost):
                 self._begin(other, lease)
 
     def _check_turn(self, level: Level) -> None:
@@ -366,8 +369,10 @@ class Reservation:
             if other.number > level.number:
                 other.ended = f"{level}, which it had joined, ended at {line}"
                 self._levels.remove(other)
+                other.let_go()
         level.ended = f"it was closed at {line}"
         self._levels.remove(level)
+        level.let_go()
 
     def finish(self, lease: Lease, undoes: bool) -> list[str]:
         """The base goes back to the pool; it ends for all.
@@ -390,6 +395,8 @@ class Reservation:
             level.ended = f"{self.base} was given back at {line}"
         del self._levels[1:]
         JOINED.pop(id(lease.entry.dbapi_connection), None)
+        if lease.entry.dbapi_connection is not None:
+            self._note_writes(lease.entry.dbapi_connection)
         stack, self.begun = self.begun, []
         if lease.entry.dbapi_connection is None:
             return []
@@ -488,6 +495,56 @@ class Reservation:
         for level in self._levels[1:]:
             if level.handle() is None and not level.ended:
                 warn_of_lost(self._end(level))
+        if self.pending:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Roll back what a Connection has, without telling its handle."""
+        for level in self._levels[:]:
+            if level.rolled_back():
+                level.failed = False
+                warn_of_lost(self._roll_back(level))
+            while level.rolled_back_to():
+                name, mark = level.unreleased.pop()
+                lease = self.lease
+                if lease is not None and level in self.begun:
+                    warn_of_lost(self._clear_above(level, mark))
+                    transactions.roll_back_to(
+                        lease.entry.dbapi_connection, name
+                    )
+        self.pending = any(
+            level.failed or level.unreleased for level in self._levels
+        )
+
+    def roll_back_to(self, level: Level, mark: int) -> bool:
+        """Before a savepoint of a level's is rolled back to.
+
+        :param mark: how many commits were provisional when it was made.
+
+        :return: False if there is nothing to roll back any more.
+
+        """
+        with self._lock: lines = self._roll_back_to(level, mark)  # fmt: skip
+        warn_of_lost(lines or [])
+        return lines is not None
+
+    def _roll_back_to(self, level: Level, mark: int) -> list[str] | None:
+        self._settle()
+        if level.ended or level.lost or level not in self.begun:
+            return None
+        return self._clear_above(level, mark)
+
+    def _clear_above(self, level: Level, mark: int) -> list[str]:
+        lease = self.lease
+        above = self.begun[self.begun.index(level) + 1 :]
+        lines = []
+        if above and lease is not None and not self._cannot_undo(above):
+            lines = self._undo(above, lease, f"{level}, which it had joined,")
+        if lease is not None:
+            self._note_writes(lease.entry.dbapi_connection)
+        lines += [] if level.wrote else level.provisional[mark:]
+        del level.provisional[mark:]
+        return lines
 
     def _note_writes(self, connection: Any) -> None:
         rows = transactions.rows_changed(connection)

@@ -326,8 +326,13 @@ class with_connection:
         if handle is not before:
             self._made = handle
         base = handle.base if isinstance(handle, Join) else handle
-        # of its own, so that what it thinks it has begun is its own too
-        return Connection(self._engine, Join(base) if usable(base) else base)
+        if usable(base):
+            # of its own, so that what it thinks it has begun is its own too
+            handle = Join(base)
+            connection = Connection(self._engine, handle)
+            handle.level.user = weakref.ref(connection)
+            return connection
+        return Connection(self._engine, handle)
 
     def __exit__(
         self,

@@ -106,6 +106,7 @@ class RawActor(Actor):
         super().__init__(world, name)
         # the newest is that of the innermost block inside newer work
         self.handles: list[Handle] = []
+        self.cursor: Any = None
 
     def expect_open(self) -> None:
         self.handles.append(self.model.open())
@@ -117,7 +118,8 @@ class RawActor(Actor):
         self.model.insert(self.handles[-1], row)
 
     def do_insert(self, row: int) -> None:
-        cursor = self.real.cursor()
+        # kept: PostgreSQL's drivers tell by it that something was written
+        self.cursor = cursor = self.real.cursor()
         cursor.execute(f"INSERT INTO {self.world.bench.table} VALUES ({row})")
         cursor.close()
 

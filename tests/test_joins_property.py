@@ -41,7 +41,7 @@ def test_any_program(bench, program):
 
 
 def test_long_programs(bench):
-    for number, program in enumerate(random_programs(SEED, 100)):
+    for number, program in enumerate(random_programs(SEED, 300)):
         wrong = smallest(bench, program)
         assert not wrong, f"seed {SEED}, program {number}: {wrong}"
 
@@ -51,7 +51,7 @@ def test_broken_joins_are_found(bench, mutant):
     with broken(bench, mutant):
         found = next(
             program
-            for program in random_programs(SEED, 300)
+            for program in random_programs(SEED, 2000)
             if mismatch(bench, program)
         )
     assert not mismatch(bench, found)
