@@ -35,11 +35,8 @@ class Checkout:
         self.turn: int | None = None
 
 
-class Checkouts(threading.local):
-    """A pool's checkouts, each thread's its own."""
-
-    current: Checkout | None = None
-    block: float | None = UNSET
+class Own:
+    """What a thread has of a pool for its further checkouts to find."""
 
     base: weakref.ref[Any] | None = None
     """The handle that the thread's further checkouts may join."""
@@ -50,8 +47,12 @@ class Checkouts(threading.local):
     connections: dict[Any, Any] | None = None
     """What ``with_connection(engine)`` gave, by engine."""
 
-    scope: Any = None
-    """The request, if any, in which the reservation was made."""
+
+class Checkouts(threading.local, Own):
+    """A pool's checkouts, each thread's its own."""
+
+    current: Checkout | None = None
+    block: float | None = UNSET
 
     def limit(self, default: float | None) -> float | None:
         """Seconds that this checkout may take; None for ever."""

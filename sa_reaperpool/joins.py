@@ -111,6 +111,11 @@ class Reservation:
         return self._leases.get(self._handle)
 
     @property
+    def begun(self) -> bool:
+        """Is there work that is not committed?"""
+        return bool(self._stack)
+
+    @property
     def joined(self) -> bool:
         """Are there handles beside the base?"""
         return any(
