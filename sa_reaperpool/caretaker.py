@@ -205,7 +205,7 @@ class Caretaker:
         except BaseException:
             if taken is not None:
                 handle = lease.handle()
-                if handle is not None:
+                if handle is not None and "reclaimed" not in vars(handle):
                     adapter.fence(handle, pool.reclaimed(why, "released"))
                 pool.give_up(lease.entry, lease.turn)
             raise

@@ -47,12 +47,18 @@ class Own:
     connections: dict[Any, Any] | None = None
     """What ``with_connection(engine)`` gave, by engine."""
 
+    passing: bool = False
+    """Does the thread serve a part of a request, and then of another?"""
+
 
 class Checkouts(threading.local, Own):
     """A pool's checkouts, each thread's its own."""
 
     current: Checkout | None = None
     block: float | None = UNSET
+
+    former: weakref.ref[Own] | None = None
+    """What it last had in a request of which it served a part."""
 
     def limit(self, default: float | None) -> float | None:
         """Seconds that this checkout may take; None for ever."""

@@ -8,6 +8,13 @@ request, and by nobody else.  That is why the next request which comes to a
 thread can neither get the connection of one that is still going on, nor
 that of one whose end is just giving it back.
 
+A worker thread runs one part of a request to its end, and then one of some
+other request.  When it reserves a connection for that, it ends what it had
+for the one before.  Otherwise requests with a connection would wait for a
+thread, and all threads for a connection.  The thread of the event loop is
+another matter: there requests take turns at every ``await``, and each keeps
+its own.
+
 A request is known by :data:`REQUEST`, a context variable: what starts a
 thread for a part of it, or a task, hands it on (``asyncio.to_thread()`` and
 anyio do; ``loop.run_in_executor()`` does not).
@@ -29,12 +36,16 @@ request.  With the last of them all are garbage, and so returned.
 from __future__ import annotations
 
 import traceback
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
+from typing import Any
 
 from . import holder
 from .checkout import Own
+from .guards import level_of
 from .holder import Holder
+from .using import give_back
 from .using import usable
 
 if TYPE_CHECKING:
@@ -48,6 +59,7 @@ class Request:
     """One request, as far as connections are concerned."""
 
     def __init__(self) -> None:
+        self._home = holder.current()
         self._parts: dict[tuple[ReservingPool, Holder], Own] = {}
 
     def own(self, pool: ReservingPool) -> Own:
@@ -56,7 +68,9 @@ class Request:
         own = self._parts.get(part)
         if own is None:
             self._forget_ended()
-            own = self._parts.setdefault(part, Own())
+            own = Own()
+            own.passing = part[1] is not self._home
+            self._parts[part] = own
         return own
 
     def _forget_ended(self) -> None:
@@ -80,11 +94,54 @@ class Request:
         Waits for the server, since a reset is a round trip.
         """
         for (pool, _), own in self._parts.copy().items():
-            try:
-                pool.end_reservation(own.reserved)
-            except Exception:
-                # its own failure, and not that of the next one
-                pool.logger.error(
-                    "Exception at the end of a request\n%s",
-                    traceback.format_exc(),
-                )
+            why = "the request that had reserved it ended"
+            # whose work is undone in the midst is to hear of it
+            _end(pool, own.reserved, why, tell=_begun(own.reserved))
+
+
+def end_former(pool: ReservingPool, own: Own) -> None:
+    """A worker thread reserves: end what it had for another request.
+
+    :param own: what it has in this one.
+
+    """
+    former = pool._checkouts.former
+    other = None if former is None else former()
+    if other is not None and other is not own:
+        why = "the thread that had reserved it serves another request"
+        _end(pool, other.reserved, why, tell=False)
+    pool._checkouts.former = weakref.ref(own)
+
+
+def _begun(reserved: Any) -> bool:
+    level = level_of(reserved)
+    return level is not None and level.reservation.begun
+
+
+def _end(pool: ReservingPool, reserved: Any, why: str, tell: bool) -> None:
+    """End what may not be done with.
+
+    Its handle refuses any further use, and if it is in use, the connection
+    is closed.  An error is logged.
+
+    :param tell: who asks for one again gets that handle once more, and
+     with it the error; else another one.
+
+    """
+    if not usable(reserved):
+        return
+    lease = reserved.__dict__.get("lease")
+    try:
+        if lease is None:
+            # it is a join
+            give_back(reserved)
+        else:
+            pool._care.give_back(lease, why)
+    except Exception:
+        # which is nobody's here
+        pool.logger.error(
+            "Exception while a request's connection was given back\n%s",
+            traceback.format_exc(),
+        )
+    if not tell:
+        reserved.__dict__["told"] = True

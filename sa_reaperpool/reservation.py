@@ -34,6 +34,7 @@ from .errors import NotCheckedOut
 from .joins import Reservation
 from .lease import Lease
 from .request import REQUEST
+from .request import end_former
 from .stock import StockedPool
 from .using import Using
 from .using import give_back
@@ -157,6 +158,8 @@ class ReservingPool(StockedPool):
     def _reserve_one(self, own: Own, timeout: float | None) -> Any:
         own.reserved = handle = None
         try:
+            if own.passing:
+                end_former(self, own)
             handle = self.connect(UNSET if timeout is None else timeout)
             if type(handle) is Handle and handle.lease.level is None:
                 self._reserve(handle)
@@ -201,25 +204,6 @@ class ReservingPool(StockedPool):
         finally:
             own.reserved = None
         return had_one
-
-    def end_reservation(self, reserved: Any) -> None:
-        """From any thread: end what another one has reserved.
-
-        The other may not be done with it.  So its handle refuses any
-        further use, and a connection that is in use is closed.
-        """
-        if type(reserved) is not Handle:
-            give_back(reserved)
-            return
-        lease = self._lease_of(reserved)
-        if lease is None or lease.level is None:
-            return
-        nothing_lost = not lease.level.reservation.begun
-        why = "the request that had reserved it ended"
-        self._care.give_back(lease, why)
-        if nothing_lost:
-            # who asks for one again may have another without an error
-            reserved.__dict__["told"] = True
 
     def active_connection(self) -> bool:
         """Does this thread have a reserved connection?"""
