@@ -30,11 +30,12 @@ from .adapter import Handle
 from .adapter import Join
 from .checkout import UNSET
 from .checkout import Own
+from .checkout import PartsOwn
 from .errors import NotCheckedOut
 from .joins import Reservation
 from .lease import Lease
 from .request import REQUEST
-from .request import end_former
+from .request import make_room
 from .stock import StockedPool
 from .using import Using
 from .using import give_back
@@ -158,12 +159,14 @@ class ReservingPool(StockedPool):
     def _reserve_one(self, own: Own, timeout: float | None) -> Any:
         own.reserved = handle = None
         try:
-            if own.passing:
-                end_former(self, own)
+            if isinstance(own, PartsOwn) and own.passing:
+                make_room(self, own)
             handle = self.connect(UNSET if timeout is None else timeout)
             if type(handle) is Handle and handle.lease.level is None:
                 self._reserve(handle)
-            if own is self._checkouts:
+            if isinstance(own, PartsOwn):
+                own.made = weakref.ref(handle)
+            else:
                 if type(handle) is Handle:
                     handle.lease.anchor = handle
                 _mine.pools.add(self)

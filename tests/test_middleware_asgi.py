@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 
@@ -17,10 +18,10 @@ from asgi import serve
 from sqlalchemy import event
 from stub import PATIENCE
 from stub import Driver
+from stub import switching_often
 from stub import until
 
 import sa_reaperpool
-from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import ReleaseConnections
 from sa_reaperpool.request import REQUEST
@@ -33,7 +34,9 @@ def driver():
 
 @pytest.fixture
 def pool(driver):
-    return ReaperPool(driver.connect, 2, 0, timeout=0, reaping_frequency=None)
+    return ReaperPool(
+        driver.connect, 2, 0, timeout=PATIENCE, reaping_frequency=None
+    )
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def thread_pool(driver):
         driver.connect,
         2,
         0,
-        timeout=0,
+        timeout=PATIENCE,
         reservation="thread",
         reaping_frequency=None,
     )
@@ -74,18 +77,21 @@ def test_reserved_in_the_loops_thread(pool):
 
 
 def test_reserved_in_several_threads(pool, driver):
+    meeting = threading.Barrier(2, timeout=PATIENCE)
+
+    def part():
+        insert(pool)
+        meeting.wait()
+        assert pool.active_connection()
+
     with Workers() as one, Workers() as other:
 
         async def app(scope, receive, send):
-            for worker in one, other:
-                await worker.run(insert, pool)
-                assert await worker.run(pool.active_connection)
-            assert pool.stats().in_use == 2
+            await asyncio.gather(one.run(part), other.run(part))
 
         answer(app)
         # while the threads live
         assert (pool.stats().in_use, pool.stats().idle) == (0, 2)
-        assert not one.result(pool.active_connection)
         assert [each.calls[-1] for each in driver.connections] == [
             "rollback",
             "rollback",
@@ -264,6 +270,109 @@ def test_coroutine_that_is_never_finished(pool):
     REQUEST.set(None)
 
 
+# the parts of a request
+
+
+def insert_and_forget(pool):
+    insert(pool)
+
+
+@pytest.fixture
+def only_one(driver):
+    return ReaperPool(
+        driver.connect, 1, 0, timeout=PATIENCE, reaping_frequency=None
+    )
+
+
+def test_within_a_part_it_is_the_same(pool, worker):
+    def part():
+        assert insert(pool) is insert(pool)
+        assert contextvars.copy_context().run(insert, pool) is insert(pool)
+
+    async def app(scope, receive, send):
+        await worker.run(part)
+
+    answer(app)
+
+
+def test_parts_have_nothing_of_each_other(pool, worker):
+    """Even if by chance they run in the same thread."""
+
+    async def app(scope, receive, send):
+        await worker.run(insert_and_forget, pool)
+        assert not await worker.run(pool.active_connection)
+        await worker.run(commit)
+
+    def commit():
+        connection = pool.connection().dbapi_connection
+        # what the other left was undone
+        assert connection.calls == ["cursor", "rollback"]
+
+    answer(app)
+    assert pool.stats().opened == 1
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_request_that_waits_has_nothing_from_earlier_parts(only_one, number):
+    """Else it would wait for itself."""
+
+    async def app(scope, receive, send):
+        for worker in workers:
+            await worker.run(insert_and_forget, only_one)
+
+    with Workers() as one, Workers() as two, Workers() as three:
+        workers = [one, two, three, one]
+        with switching_often():
+            answer(app)
+    assert only_one.stats().in_use == 0
+    assert only_one.stats().opened == 1
+
+
+def test_reset_is_never_the_loops_work(pool, driver):
+    threads = []
+    driver.when_reset = lambda connection: threads.append(
+        threading.current_thread()
+    )
+
+    async def app(scope, receive, send):
+        insert(pool)
+        for worker in workers:
+            await worker.run(insert_and_forget, pool)
+
+    async def run():
+        for _ in range(20):
+            await serve(app)
+
+    with Workers() as one, Workers() as other:
+        workers = [one, other, other, one]
+        asyncio.run(run())
+    assert len(threads) == 100
+    assert threading.current_thread() not in threads
+
+
+def test_block_that_spans_parts_is_left_alone(pool):
+    """As FastAPI does with a dependency that yields."""
+
+    def dependency():
+        with pool.with_connection() as handle:
+            yield handle
+
+    async def app(scope, receive, send):
+        generator = dependency()
+        handle = await one.run(next, generator)
+        await one.run(insert_and_forget, pool)
+        assert handle.is_valid
+        # in its thread it can still be used
+        await one.run(handle.cursor)
+        del handle
+        assert await other.run(next, generator, None) is None
+        assert pool.stats().in_use <= 1
+
+    with Workers() as one, Workers() as other:
+        answer(app)
+    assert (pool.stats().in_use, pool.stats().closed) == (0, {})
+
+
 # two requests in one thread
 
 
@@ -310,73 +419,40 @@ def test_requests_in_the_loop_have_connections_of_their_own(pool):
     assert (pool.stats().in_use, pool.stats().idle) == (0, 2)
 
 
-def in_one_worker(pool, worker, first_again, second_too=lambda: None):
-    """A worker serves a part of a request in between two of another."""
-
+def test_requests_in_one_worker(pool, worker):
     async def first(begun, go_on):
         handles.append(await worker.run(insert, pool))
         begun.set()
         await go_on.wait()
-        await worker.run(first_again, handles[0])
 
     async def second(scope, receive, send):
         assert not await worker.run(pool.active_connection)
         assert not await worker.run(pool.release_connection)
         assert await worker.run(sa_reaperpool.release_connections) == 0
-        assert handles[0].is_valid
         assert await worker.run(insert, pool) is not handles[0]
-        assert pool.stats().in_use == 1
-        await worker.run(second_too)
+        # who refers to it still has it
+        assert handles[0].is_valid
 
     handles = []
     interleaved(first, second)
-    assert pool.stats().in_use == 0
+    assert (pool.stats().in_use, pool.stats().idle) == (0, 2)
 
 
-def test_worker_has_one_connection_at_a_time(pool, worker):
+def test_worker_keeps_no_connection_from_the_next_request(only_one, worker):
     """Else requests would wait for workers, and these for connections."""
 
-    def again(handle):
-        with pytest.raises(ConnectionReclaimed) as caught:
-            handle.cursor()
-        assert caught.value.reason == "released"
-        assert "serves another request" in str(caught.value)
-        # but to ask for one is no error
-        assert insert(pool) is not handle
+    async def first(begun, go_on):
+        await worker.run(insert_and_forget, only_one)
+        begun.set()
+        await go_on.wait()
+        await worker.run(insert_and_forget, only_one)
 
-    in_one_worker(pool, worker, again)
-    assert (pool.stats().opened, pool.stats().closed) == (1, {})
+    async def second(scope, receive, send):
+        await worker.run(insert_and_forget, only_one)
 
-
-def test_connection_ended_for_another_request_with_a_cursor(pool, worker):
-    cursors = []
-
-    def again(handle):
-        assert insert(pool) is not handle
-        cursors.append(pool.connection().cursor())
-
-    in_one_worker(pool, worker, again)
-    assert pool.stats().closed == {"reclaimed": 1}
-
-
-def test_trouble_with_the_former_connection_is_not_the_nexts(
-    pool, worker, caplog
-):
-    calls = []
-
-    @event.listens_for(pool, "checkin")
-    def complain(connection, record):
-        calls.append(connection)
-        if len(calls) == 1:
-            raise OSError("at the checkin")
-
-    with caplog.at_level(logging.ERROR):
-        in_one_worker(pool, worker, insert_again(pool))
-    assert "at the checkin" in caplog.text
-
-
-def insert_again(pool):
-    return lambda handle: insert(pool)
+    interleaved(first, second)
+    assert (only_one.stats().in_use, only_one.stats().opened) == (0, 1)
+    assert only_one.stats().closed == {}
 
 
 def test_requests_do_not_join_each_other(driver, thread_pool, worker):

@@ -31,7 +31,9 @@ def driver():
 
 @pytest.fixture
 def pool(driver):
-    return ReaperPool(driver.connect, 2, 0, timeout=0, reaping_frequency=None)
+    return ReaperPool(
+        driver.connect, 2, 0, timeout=PATIENCE, reaping_frequency=None
+    )
 
 
 @pytest.fixture
@@ -237,14 +239,13 @@ def test_reserved_after_the_end_by_a_task(pool, worker):
     assert (pool.stats().in_use, pool.stats().idle) == (0, 1)
 
 
-def test_long_request_forgets_threads_that_ended(pool):
+def test_long_request_forgets_its_parts(pool, worker):
     """A web socket may be open for days."""
 
     async def app(scope, receive, send):
         for _ in range(20):
-            with Workers() as worker:
-                await worker.run(use)
-        sizes.append(len(REQUEST.get()._parts))
+            await worker.run(use)
+        sizes.append(len(REQUEST.get()._owns))
 
     def use():
         with pool.with_connection():
