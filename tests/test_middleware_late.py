@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import gc
 import logging
+from functools import partial
 
 import pytest
 from asgi import Step
@@ -17,9 +19,11 @@ from stub import PATIENCE
 from stub import Driver
 from stub import switching_often
 from stub import until
+from waiting import Worker
 
 import sa_reaperpool
 from sa_reaperpool import ConnectionReclaimed
+from sa_reaperpool import ProvisionalCommitLost
 from sa_reaperpool import ReaperPool
 from sa_reaperpool.request import REQUEST
 
@@ -176,8 +180,13 @@ def test_connection_in_use_is_closed(pool, driver, worker, caplog):
     assert "the request that had reserved it ended" in caplog.text
 
 
-def test_cursor_that_comes_too_late_is_not_given_out(pool, worker, driver):
+@pytest.mark.parametrize("joined", [False, True])
+def test_cursor_that_comes_too_late_is_not_given_out(
+    pool, worker, driver, joined
+):
     step = None
+    if joined:
+        pool = ReaperPool(driver.connect, 2, 0, reservation="thread")
 
     def cursor(make=driver.make):
         connection = make(1)
@@ -195,12 +204,66 @@ def test_cursor_that_comes_too_late_is_not_given_out(pool, worker, driver):
     def work(the_step):
         nonlocal step
         step = the_step
-        return pool.connection().cursor()
+        handle = pool.connection()
+        if joined:
+            handle = pool.connect()
+            assert hasattr(handle, "base")
+        return handle.cursor()
 
     error, stats = outliving(pool, worker, work)
     assert isinstance(error, ConnectionReclaimed)
     # so it was returned: nobody could use it
     assert (stats.idle, stats.closed) == (1, {})
+
+
+def test_part_that_is_just_giving_back(pool, driver):
+    """Its request's end waits for that."""
+    reset = Step()
+    driver.when_reset = lambda connection: reset()
+
+    def part():
+        insert(pool)
+
+    def run_in(contexts):
+        # which is gone after this, in this thread
+        contexts.pop().run(part)
+
+    async def app(scope, receive, send):
+        threads.append(Worker(partial(run_in, [contextvars.copy_context()])))
+        await reset.wait()
+
+    async def run():
+        request = serve(app)
+        await reset.wait()
+        done, _ = await asyncio.wait([request], timeout=0.1)
+        assert not done
+        reset.open()
+        await asyncio.wait_for(request, PATIENCE)
+        assert pool.stats().idle == 1
+
+    threads = []
+    asyncio.run(run())
+    threads[0].result()
+
+
+def test_provisional_commit_that_is_lost(driver, worker):
+    pool = ReaperPool(driver.connect, 1, 0, reservation="thread")
+
+    def part():
+        pool.connection().cursor().close()
+        join = pool.connect()
+        join.cursor().close()
+        join.commit()
+        # this keeps both
+        kept.append(pool.connection())
+
+    async def app(scope, receive, send):
+        await worker.run(part)
+
+    kept = []
+    with pytest.warns(ProvisionalCommitLost, match="in part is undone"):
+        answer(app)
+    assert pool.stats().idle == 1
 
 
 def test_reserved_after_the_end(pool, worker):

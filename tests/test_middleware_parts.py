@@ -7,6 +7,7 @@ import contextvars
 import threading
 
 import pytest
+from asgi import SCOPE
 from asgi import Workers
 from asgi import answer
 from asgi import serve
@@ -16,6 +17,8 @@ from stub import switching_often
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import ReleaseConnections
+from sa_reaperpool.request import REQUEST
 
 
 @pytest.fixture
@@ -77,6 +80,50 @@ def test_within_a_part_it_is_the_same(pool, worker):
         await worker.run(part)
 
     answer(app)
+
+
+def test_thread_that_inherits_a_parts_context(pool, worker):
+    """It is another thread all the same."""
+
+    def part():
+        context = contextvars.copy_context()
+        assert insert(pool) is not other.result(context.run, insert, pool)
+        context = contextvars.copy_context()
+        assert insert(pool) is not other.result(context.run, insert, pool)
+
+    async def app(scope, receive, send):
+        await worker.run(part)
+
+    with Workers() as other:
+        answer(app)
+    assert pool.stats().in_use == 0
+
+
+def test_request_that_inherits_a_parts_context(pool, worker):
+    """One that is made from within a part of another."""
+    contexts = []
+
+    def part():
+        insert(pool)
+        contexts.append(contextvars.copy_context())
+
+    def inner_part(context):
+        assert not context.run(pool.active_connection)
+
+    async def outer(scope, receive, send):
+        await worker.run(part)
+        # begun by that part, and ended when it was over
+        loop = asyncio.get_running_loop()
+        await loop.create_task(ReleaseConnections(inner)(SCOPE, None, None))
+
+    async def inner(scope, receive, send):
+        request = REQUEST.get()
+        contexts[0].run(REQUEST.set, request)
+        await worker.run(inner_part, contexts[0])
+
+    answer(outer)
+    contexts.clear()
+    assert pool.stats().in_use == 0
 
 
 def test_parts_have_nothing_of_each_other(pool, worker):
