@@ -13,6 +13,7 @@ from .errors import ProvisionalCommitLost
 from .errors import ReservationError
 from .lease import HolderInfo
 from .lease import LeaseInfo
+from .middleware import ReleaseConnections
 from .pool import ReaperPool
 from .reservation import release_connections
 from .reservation import with_connection
@@ -35,6 +36,7 @@ __all__ = (
     "NotOwner",
     "ProvisionalCommitLost",
     "ReaperPool",
+    "ReleaseConnections",
     "ReservationError",
     "Stats",
     "Wrapper",

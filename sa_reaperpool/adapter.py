@@ -442,6 +442,23 @@ def return_collected(
         _finalize_fairy(None, entry, pool, ref, echo)  # type: ignore[arg-type]
 
 
+def return_fenced(lease: Lease, pool: AdaptedQueuePool) -> list[str]:
+    """Return a connection whose handle has been fenced.
+
+    :return: for :func:`.warn_of_lost`.
+
+    """
+    lost = finish_joins(lease, pool)
+    entry: Any = lease.entry
+    connection = entry.dbapi_connection
+    echo = pool._should_log_debug()
+    if _strong_refs is None:
+        _finalize_fairy(connection, entry, pool, echo)
+    else:
+        _finalize_fairy(connection, entry, pool, None, echo)
+    return lost
+
+
 class NoDialect(_ConnDialect):
     """The dialect of a pool without one: there is nobody to ask."""
 
@@ -736,7 +753,8 @@ class ReaperPoolEvents(PoolEvents):
         :param lease: the :class:`.LeaseInfo` as it was just before.
 
         :param reason: one word: ``abandoned``, ``dead``, ``disconnected``
-         or ``invalidated``.
+         or ``invalidated``; ``released``: a request ended while one of its
+         threads, or a cursor, still used what it had reserved.
 
         """
 

@@ -20,6 +20,7 @@ from . import liveness
 from . import upkeep
 from .adapter import Entry
 from .errors import ConnectionReclaimed
+from .joins import warn_of_lost
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
@@ -34,6 +35,7 @@ _COUNTED = {
     "abandoned": "reaped",
     "invalidated": "failed",
     "disconnected": "shutdown",
+    "released": "reclaimed",
 }
 """Why a lease ended, as the statistics call it."""
 
@@ -162,13 +164,7 @@ class Caretaker:
             told = self._description(lease)
             error = pool.reclaimed(self._story(lease, why), reason)
             adapter.fence(handle, error)
-            self._close_reclaimed(lease.entry, reason, error)
-            # after the slot is free, which a log's handler may wait for
-            hint = "  If that is how it should be, call pool.keep()."
-            pool.logger.warning(
-                "%s%s", error, hint if reason == "abandoned" else ""
-            )
-            self._tell(told, reason)
+            self._close_and_tell(lease.entry, reason, error, told)
             return True
         except BaseException:
             if taken is not None:
@@ -181,6 +177,39 @@ class Caretaker:
                 if connection is not None:
                     pool.close_raw(connection)
             raise
+
+    def give_back(self, lease: Lease, why: str) -> None:
+        """Fence a lease's handle, and return its connection to the pool.
+
+        For who cannot know whether its holder is done with it.  If that
+        uses the connection at this moment, it is closed instead.
+        """
+        pool = self._pool
+        taken = None
+        lost: list[str] = []
+        try:
+            taken = pool._leases.pop(lease.handle, None)
+            if taken is None:
+                return
+            told = self._description(lease)
+            error = pool.reclaimed(self._story(lease, why), "released")
+            handle = lease.handle()
+            if handle is not None:
+                adapter.fence(handle, error)
+            # In this order: a cursor is either seen here, or its holder sees
+            # that it is too late (handle.py).
+            if self._in_use(lease):
+                self._close_and_tell(lease.entry, "released", error, told)
+            else:
+                lost = adapter.return_fenced(lease, pool)
+        except BaseException:
+            if taken is not None:
+                handle = lease.handle()
+                if handle is not None and "reclaimed" not in vars(handle):
+                    adapter.fence(handle, pool.reclaimed(why, "released"))
+                pool.give_up(lease.entry, lease.turn)
+            raise
+        warn_of_lost(lost)
 
     def _description(self, lease: Lease) -> LeaseInfo | None:
         """For those who listen, before it is closed."""
@@ -200,6 +229,21 @@ class Caretaker:
                     "Exception in a listener for reap\n%s",
                     traceback.format_exc(),
                 )
+
+    def _close_and_tell(
+        self,
+        entry: Entry,
+        reason: str,
+        error: ConnectionReclaimed,
+        told: LeaseInfo | None,
+    ) -> None:
+        self._close_reclaimed(entry, reason, error)
+        # after the slot is free, which a log's handler may wait for
+        hint = "  If that is how it should be, call pool.keep()."
+        self._pool.logger.warning(
+            "%s%s", error, hint if reason == "abandoned" else ""
+        )
+        self._tell(told, reason)
 
     def _close_reclaimed(
         self, entry: Entry, reason: str, error: ConnectionReclaimed

@@ -12,6 +12,9 @@ import threading
 import weakref
 from time import monotonic
 from typing import Any
+from typing import Callable
+
+from .holder import Holder
 
 UNSET: Any = object()
 
@@ -35,11 +38,8 @@ class Checkout:
         self.turn: int | None = None
 
 
-class Checkouts(threading.local):
-    """A pool's checkouts, each thread's its own."""
-
-    current: Checkout | None = None
-    block: float | None = UNSET
+class Own:
+    """What a thread has of a pool for its further checkouts to find."""
 
     base: weakref.ref[Any] | None = None
     """The handle that the thread's further checkouts may join."""
@@ -50,8 +50,50 @@ class Checkouts(threading.local):
     connections: dict[Any, Any] | None = None
     """What ``with_connection(engine)`` gave, by engine."""
 
-    scope: Any = None
-    """The request, if any, in which the reservation was made."""
+
+class PartsOwn(Own):
+    """The same, in a part of a request (request.py).
+
+    :param thread: whose part.
+
+    """
+
+    made: Callable[[], Any] = staticmethod(lambda: None)
+    """A weak reference to what was reserved last."""
+
+    passing = False
+    """Is this a worker thread, which then serves another request?"""
+
+    over = False
+    """Is the part over?"""
+
+    dropping = False
+
+    def __init__(self, thread: Holder):
+        self.thread = thread
+
+    def lasts(self) -> bool:
+        """Is there still something of it?"""
+        base = None if self.base is None else self.base()
+        return base is not None or self.made() is not None
+
+    def drop(self) -> None:
+        """Have it returned, unless something else still refers to it."""
+        self.dropping = True
+        try:
+            self.reserved = self.connections = None
+        finally:
+            self.dropping = False
+
+
+class Checkouts(threading.local, Own):
+    """A pool's checkouts, each thread's its own."""
+
+    current: Checkout | None = None
+    block: float | None = UNSET
+
+    former: weakref.ref[PartsOwn] | None = None
+    """What it last had in a request of which it served a part."""
 
     def limit(self, default: float | None) -> float | None:
         """Seconds that this checkout may take; None for ever."""

@@ -84,7 +84,8 @@ class ConnectionReclaimed(exc.OperationalError):
     meets it is invalidated: after ``rollback()`` it connects anew.  The
     other connections of the pool are not touched.
 
-    :param reason: one word: ``abandoned``, ``dead``, ``forked``.
+    :param reason: one word: ``abandoned``, ``dead``, ``forked``,
+     ``disconnected``, ``invalidated``, ``released``.
 
     :param reclaimed_at: when it was taken back, seconds since the epoch.
 

@@ -48,6 +48,8 @@ class Noting:
         lease.watch(cursor)
         if level is not None:
             level.watch(cursor)
+            # a request's end may have been faster, see Caretaker.give_back()
+            raise_if_reclaimed(self)
         return cursor
 
     def commit(self) -> None:
@@ -132,6 +134,7 @@ class Joining:
             raise
         lease.watch(cursor)
         self.level.watch(cursor)
+        raise_if_reclaimed(self.base)
         return cursor
 
     def commit(self) -> None:

@@ -4,6 +4,8 @@ The calls are ActiveRecord's. What a thread has reserved is kept in two
 places: in the thread's own values (:class:`.Checkouts`), where its further
 calls find it, and in the lease, so that it outlives a thread that dies
 with it: the reaper is to find and report it, not the garbage collector.
+Within a request of :class:`.ReleaseConnections` it is the request that
+keeps it (request.py), and another request finds nothing of it.
 
 With ``reservation="thread"`` each checkout is a reservation, and joins the
 one that the thread has, if it has one.  What joins may do is in joins.py.
@@ -14,7 +16,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 from typing import Iterator
@@ -28,23 +29,21 @@ from . import guards
 from .adapter import Handle
 from .adapter import Join
 from .checkout import UNSET
+from .checkout import Own
+from .checkout import PartsOwn
 from .errors import NotCheckedOut
 from .joins import Reservation
 from .lease import Lease
+from .request import REQUEST
+from .request import make_room
 from .stock import StockedPool
 from .using import Using
+from .using import give_back
 from .using import usable
-
-REQUEST: ContextVar[Any] = ContextVar("request", default=None)
-"""What collects the reservations of a request that threads take part in.
-
-ASGI servers hand the parts of one request to several threads, each of which
-may reserve a connection.
-"""
 
 
 class _Mine(threading.local):
-    """The pools of which this thread has reserved a connection."""
+    """The pools of which this thread has reserved, outside of requests."""
 
     def __init__(self) -> None:
         self.pools: weakref.WeakSet[ReservingPool] = weakref.WeakSet()
@@ -87,19 +86,22 @@ class ReservingPool(StockedPool):
         :raises JoinRefused: this thread has one that cannot be joined.
 
         """
-        checkouts = self._checkouts
-        if checkouts.base is not None:
+        if self.settings.reservation == "thread":
             base = self._base()
             if base is not None:
                 return Join(base)
-            checkouts.base = None
         return self.check_out(timeout)
 
     # checkouts of a thread that has one
 
+    def own(self) -> Own:
+        """What this thread has, in the request that it serves, if any."""
+        request = REQUEST.get()
+        return self._checkouts if request is None else request.own(self)
+
     def _base(self) -> Handle | None:
         """The handle that this thread's further checkouts join."""
-        ref = self._checkouts.base
+        ref = self.own().base
         base = None if ref is None else ref()
         return base if type(base) is Handle and base.leased else None
 
@@ -108,7 +110,7 @@ class ReservingPool(StockedPool):
             # unless a listener ended it, or has made one meanwhile
             if type(handle) is Handle and self._base() is None:
                 self._reserve(handle)
-                self._checkouts.base = handle.lease.handle
+                self.own().base = handle.lease.handle
 
     def _reserve(self, handle: Handle) -> None:
         """From now on this checkout is its thread's alone."""
@@ -148,34 +150,31 @@ class ReservingPool(StockedPool):
         :raises CheckoutTimeout: none came free within the time limit.
 
         """
-        checkouts = self._checkouts
-        if checkouts.reserved is not None:
-            request = REQUEST.get()
-            if checkouts.scope is not None and checkouts.scope is not request:
-                # left by a request that this thread no longer serves
-                self.release_connection()
-            elif usable(checkouts.reserved) or _untold(checkouts.reserved):
-                return checkouts.reserved
-        return self._reserve_one(timeout)
+        own = self.own()
+        if own.reserved is not None:
+            if usable(own.reserved) or _untold(own.reserved):
+                return own.reserved
+        return self._reserve_one(own, timeout)
 
-    def _reserve_one(self, timeout: float | None) -> Any:
-        checkouts = self._checkouts
-        checkouts.reserved = handle = None
+    def _reserve_one(self, own: Own, timeout: float | None) -> Any:
+        own.reserved = handle = None
         try:
+            if isinstance(own, PartsOwn) and own.passing:
+                make_room(self, own)
             handle = self.connect(UNSET if timeout is None else timeout)
-            if type(handle) is Handle:
-                if handle.lease.level is None:
-                    self._reserve(handle)
-                handle.lease.anchor = handle
-            checkouts.scope = request = REQUEST.get()
-            if request is not None:
-                request.add(self, handle)
-            _mine.pools.add(self)
-            checkouts.reserved = handle
+            if type(handle) is Handle and handle.lease.level is None:
+                self._reserve(handle)
+            if isinstance(own, PartsOwn):
+                own.made = weakref.ref(handle)
+            else:
+                if type(handle) is Handle:
+                    handle.lease.anchor = handle
+                _mine.pools.add(self)
+            own.reserved = handle
             return handle
         except BaseException:
-            checkouts.reserved = None
-            _give_back(handle)
+            own.reserved = None
+            give_back(handle)
             raise
 
     def with_connection(self, timeout: float | None = None) -> Using:
@@ -196,22 +195,22 @@ class ReservingPool(StockedPool):
         :return: False if there was none.
 
         """
-        checkouts = self._checkouts
-        reserved = checkouts.reserved
+        own = self.own()
+        reserved = own.reserved
         try:
             had_one = reserved is not None and usable(reserved)
-            _close_all(checkouts)
-            _give_back(reserved)
+            _close_all(own)
+            give_back(reserved)
         except BaseException:
-            _give_back(reserved)
+            give_back(reserved)
             raise
         finally:
-            checkouts.reserved = checkouts.scope = None
+            own.reserved = None
         return had_one
 
     def active_connection(self) -> bool:
         """Does this thread have a reserved connection?"""
-        reserved = self._checkouts.reserved
+        reserved = self.own().reserved
         if reserved is not None and usable(reserved):
             return True
         return self._base() is not None
@@ -243,7 +242,7 @@ class ReservingPool(StockedPool):
         lease = self._checked_out(connection, "checkin()")
         if lease.level is not None:
             lease.level.reservation.check_owner()
-        if connection is self._checkouts.reserved:
+        if connection is self.own().reserved:
             self.release_connection()
         else:
             connection.close()
@@ -310,10 +309,10 @@ class with_connection:
         self._made: Any = None
 
     def __enter__(self) -> Connection:
-        checkouts = self._source._checkouts
-        known = checkouts.connections
+        own = self._source.own()
+        known = own.connections
         if known is None:
-            known = checkouts.connections = {}
+            known = own.connections = {}
         connection = known.get(self._engine)
         if connection is None or connection.closed:
             connection = self._connect()
@@ -321,7 +320,7 @@ class with_connection:
         return connection
 
     def _connect(self) -> Connection:
-        before = self._source._checkouts.reserved
+        before = self._source.own().reserved
         handle = self._source.connection()
         if handle is not before:
             self._made = handle
@@ -343,14 +342,17 @@ class with_connection:
         mine = self._mine
         if mine is None:
             return
-        checkouts = self._source._checkouts
-        known = checkouts.connections or {}
+        own = self._source.own()
+        known = own.connections or {}
         if known.get(self._engine) is self._mine:
             del known[self._engine]
         self._mine = None
         mine.close()
-        if self._made is not None and checkouts.reserved is self._made:
+        if self._made is not None and own.reserved is self._made:
             self._source.release_connection()
+        else:
+            # the block is left in another thread
+            give_back(self._made)
 
 
 def release_connections() -> int:
@@ -361,6 +363,9 @@ def release_connections() -> int:
     :return: how many connections were given back.
 
     """
+    request = REQUEST.get()
+    if request is not None:
+        return sum(_release_all(request.pools()))
     pools = list(_mine.pools)
     _mine.pools.clear()
     return sum(_release_all(pools))
@@ -382,14 +387,7 @@ def _untold(handle: Any) -> bool:
     return "reclaimed" in base.__dict__ and "told" not in base.__dict__
 
 
-def _give_back(handle: Any) -> None:
-    if handle is not None and usable(handle):
-        if type(handle) is Handle:
-            handle.lease.anchor = None
-        handle.close()
-
-
-def _close_all(checkouts: Any) -> None:
-    connections, checkouts.connections = checkouts.connections, None
+def _close_all(own: Own) -> None:
+    connections, own.connections = own.connections, None
     for connection in (connections or {}).values():
         connection.close()

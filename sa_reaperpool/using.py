@@ -21,6 +21,14 @@ def usable(handle: Any) -> bool:
     return type(handle) is Handle and handle.leased
 
 
+def give_back(handle: Any) -> None:
+    """End a reservation, if it has not ended."""
+    if handle is not None and usable(handle):
+        if type(handle) is Handle:
+            handle.lease.anchor = None
+        handle.close()
+
+
 class Using:
     """A block that uses the thread's reserved connection."""
 
@@ -33,7 +41,7 @@ class Using:
         self._level: Level | None = None
 
     def __enter__(self) -> Any:
-        before = self._source._checkouts.reserved
+        before = self._source.own().reserved
         try:
             handle = self._source.connection(self._limit)
             if handle is not before:
@@ -43,7 +51,7 @@ class Using:
             return handle
         except BaseException:
             # nobody will leave what was not entered
-            if self._source._checkouts.reserved is not before:
+            if self._source.own().reserved is not before:
                 self._source.release_connection()
             raise
 
@@ -75,15 +83,18 @@ class Using:
 
     def _go_outside(self) -> None:
         level: Any = self._level
-        holder = _level_holder(self._source._checkouts.reserved)
+        holder = _level_holder(self._source.own().reserved)
         if holder is not None and holder.level is level:
             holder.level = self._outer
         level.end()
 
     def _release(self) -> None:
-        reserved = self._source._checkouts.reserved
-        if reserved is not None and reserved is self._made:
+        made = self._made
+        if made is not None and made is self._source.own().reserved:
             self._source.release_connection()
+        else:
+            # a generator's block may be left in another thread
+            give_back(made)
 
 
 def _level_holder(handle: Any) -> Any:

@@ -30,6 +30,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
+from sa_reaperpool.request import REQUEST
+from sa_reaperpool.request import Request
 
 SIZE = 2
 TRACED = (
@@ -399,6 +401,25 @@ def test_connection_and_its_release():
             pool.release_connection()
 
     reserving(use)
+
+
+@pytest.mark.parametrize("reservation", ["explicit", "thread"])
+def test_end_of_a_request(reservation):
+    def use(pool, handles):
+        request = Request()
+        token = REQUEST.set(request)
+        try:
+            with pool.with_connection() as handle:
+                handle.cursor().close()
+            pool.connection().cursor().close()
+            request.end()
+        finally:
+            sys.settrace(None)
+            # whatever is left is as good as not ended so far
+            request.end()
+            REQUEST.reset(token)
+
+    reserving(use, reservation=reservation)
 
 
 def test_joins():
