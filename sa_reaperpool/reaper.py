@@ -96,7 +96,7 @@ class Reaper:
         return self._ident == threading.get_ident()
 
     def run_soon(self, pool: Any, errand: Callable[[], object]) -> None:
-        """From the reaper's thread: have a helper do what may block."""
+        """Anywhere, any time: have a helper do what may block."""
         self._mailbox.put((id(pool), errand))
 
     def submit_for(self, pool: Any) -> Submit:

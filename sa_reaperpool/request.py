@@ -23,9 +23,9 @@ thread for a part of it, or a task, hands it on (``asyncio.to_thread()`` and
 anyio do; ``loop.run_in_executor()`` does not).
 
 To return a connection is a round trip, which must not be made in the event
-loop's thread.  If a part's context goes there, what it has is marked as
-*over*, and it is the next one to reserve, or the request's end, that drops
-it.
+loop's thread.  If a part's context goes there, what the part has is left to
+the reaper's helpers.  Where there is no reaper, the next part to reserve,
+or the request's end, drops it.
 
 A request's end gives back what is reserved in it, from a thread of its own.
 A part of the request may be running still: what awaited it was cancelled.
@@ -53,6 +53,7 @@ from . import holder
 from .checkout import PartsOwn
 from .guards import level_of
 from .holder import Holder
+from .reaper import reaper
 from .using import give_back
 from .using import usable
 
@@ -88,10 +89,12 @@ class Part:
 
     def __del__(self) -> None:
         at_home = holder.current() is self.home
-        for own in self.owns.values():
+        for pool, own in self.owns.items():
             own.over = True
             if not at_home:
                 own.drop()
+            elif own.reserved is not None and pool.frequency is not None:
+                reaper.run_soon(pool, own.drop)
 
 
 class Request:
@@ -177,8 +180,10 @@ def make_room(pool: ReservingPool, own: PartsOwn) -> None:
 
     """
     request = REQUEST.get()
-    if request is not None:
+    if request is not None and (own.passing or pool.frequency is None):
         request.drop_over()
+    if not own.passing:
+        return
     former = pool._checkouts.former
     other = None if former is None else former()
     if other is not None and other is not own:

@@ -159,7 +159,7 @@ class ReservingPool(StockedPool):
     def _reserve_one(self, own: Own, timeout: float | None) -> Any:
         own.reserved = handle = None
         try:
-            if isinstance(own, PartsOwn) and own.passing:
+            if isinstance(own, PartsOwn):
                 make_room(self, own)
             handle = self.connect(UNSET if timeout is None else timeout)
             if type(handle) is Handle and handle.lease.level is None:

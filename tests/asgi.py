@@ -43,12 +43,12 @@ class Workers:
         self._executor = ThreadPoolExecutor(number)
 
     async def run(self, function, *args):
-        # this context is gone once the call is
+        # this context is gone once the call is: usually here, in the loop
         call = contextvars.copy_context().run
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._executor, call, function, *args)
-        del call
-        return await future
+        return await loop.run_in_executor(
+            self._executor, call, function, *args
+        )
 
     def result(self, function, *args):
         """Have it called outside of any request."""

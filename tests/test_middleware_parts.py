@@ -14,6 +14,7 @@ from asgi import serve
 from stub import PATIENCE
 from stub import Driver
 from stub import switching_often
+from stub import until
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
@@ -178,6 +179,43 @@ def test_reset_is_never_the_loops_work(pool, driver):
         workers = [one, other, other, one]
         asyncio.run(run())
     assert len(threads) == 100
+    assert threading.current_thread() not in threads
+
+
+async def run_in_kept_context(worker, function, *args):
+    """Run a part whose context ends in the loop's thread."""
+    context = contextvars.copy_context()
+    loop = asyncio.get_running_loop()
+    call = (context.run, function, *args)
+    await loop.run_in_executor(worker._executor, *call)
+    # by the next thing that it does, it has dropped the one before
+    await worker.run(int)
+
+
+def test_loop_that_waits_has_nothing_from_parts(only_one, worker):
+    """There is no reaper to have it returned."""
+
+    async def app(scope, receive, send):
+        await run_in_kept_context(worker, insert_and_forget, only_one)
+        insert(only_one)
+
+    answer(app)
+    assert (only_one.stats().in_use, only_one.stats().opened) == (0, 1)
+
+
+def test_returned_when_the_part_is_over(driver, worker):
+    """And not only at the request's end, which may be far."""
+    pool = ReaperPool(driver.connect, 2, 0)
+    threads = []
+    driver.when_reset = lambda connection: threads.append(
+        threading.current_thread()
+    )
+
+    async def app(scope, receive, send):
+        await run_in_kept_context(worker, insert_and_forget, pool)
+        await asyncio.to_thread(until, lambda: pool.stats().idle == 1)
+
+    answer(app)
     assert threading.current_thread() not in threads
 
 
