@@ -2,6 +2,7 @@
 
 from .errors import CheckoutTimeout
 from .errors import ConnectionReclaimed
+from .errors import PoolShutdown
 from .lease import HolderInfo
 from .lease import LeaseInfo
 from .pool import ReaperPool
@@ -14,6 +15,7 @@ __all__ = (
     "ConnectionReclaimed",
     "HolderInfo",
     "LeaseInfo",
+    "PoolShutdown",
     "ReaperPool",
     "Stats",
     "__version__",

@@ -20,6 +20,7 @@ from . import liveness
 from . import upkeep
 from .adapter import Entry
 from .errors import ConnectionReclaimed
+from .errors import PoolShutdown
 from .lease import Lease
 from .reaper import reaper
 
@@ -275,6 +276,9 @@ class Caretaker:
             try:
                 if not pool.open_idle():
                     return
+            except PoolShutdown:
+                # meanwhile
+                return
             except Exception as error:
                 self._failures += 1
                 self._refill_at = monotonic() + upkeep.backoff(
