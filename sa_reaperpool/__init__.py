@@ -9,6 +9,7 @@ from .errors import JoinOrder
 from .errors import JoinRefused
 from .errors import NotCheckedOut
 from .errors import NotOwner
+from .errors import PoolShutdown
 from .errors import ProvisionalCommitLost
 from .errors import ReservationError
 from .lease import HolderInfo
@@ -34,6 +35,7 @@ __all__ = (
     "LeaseInfo",
     "NotCheckedOut",
     "NotOwner",
+    "PoolShutdown",
     "ProvisionalCommitLost",
     "ReaperPool",
     "ReleaseConnections",

@@ -633,6 +633,11 @@ class AdaptedQueuePool(QueuePool):
         """Close a connection that no record has."""
         self._close_connection(connection, terminate=True)
 
+    def change_limits(self, max_overflow: int, timeout: float | None) -> None:
+        """What QueuePool is given once, and this pool may be anew."""
+        self._max_overflow = max_overflow
+        self._timeout = cast(float, timeout)
+
     @property
     def given_name(self) -> str | None:
         """The ``logging_name`` that the pool was given."""

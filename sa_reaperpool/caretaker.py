@@ -20,6 +20,7 @@ from . import liveness
 from . import upkeep
 from .adapter import Entry
 from .errors import ConnectionReclaimed
+from .errors import PoolShutdown
 from .joins import warn_of_lost
 from .lease import Lease
 from .lease import LeaseInfo
@@ -354,6 +355,9 @@ class Caretaker:
             try:
                 if not pool.open_idle():
                     return
+            except PoolShutdown:
+                # meanwhile
+                return
             except Exception as error:
                 self._failures += 1
                 self._refill_at = monotonic() + upkeep.backoff(

@@ -24,6 +24,7 @@ from .checkout import Checkouts
 from .diagnosis import verdict
 from .errors import CheckoutTimeout
 from .errors import CreatorError
+from .errors import PoolShutdown
 from .lease import Lease
 from .options import Settings
 from .queue import FairQueue
@@ -48,7 +49,7 @@ class OpeningPool(AdaptedQueuePool):
     settings: Settings = None  # type: ignore[assignment]
     _care: Caretaker = None  # type: ignore[assignment]
     _epoch: int = 0
-    _gate: FairQueue[Permit] | None = None
+    _gate: FairQueue[Permit] = None  # type: ignore[assignment]
     _checkouts: Checkouts = None  # type: ignore[assignment]
     _reasons: dict[int, str] = {}
     _refill_lock: threading.RLock = None  # type: ignore[assignment]
@@ -65,6 +66,12 @@ class OpeningPool(AdaptedQueuePool):
     def started(self) -> bool:
         """Was there a checkout, or wait_ready(), since it was disposed?"""
         return self._started
+
+    @property
+    def shut(self) -> bool:
+        """Is the pool shut down?"""
+        # the first of its queues to be closed
+        return self._gate.closed
 
     @property
     def has_leases(self) -> bool:
@@ -96,6 +103,22 @@ class OpeningPool(AdaptedQueuePool):
             verdict=why,
             logging_name=self.given_name,
         )
+
+    def _unserved(self) -> CheckoutTimeout | PoolShutdown:
+        """What a checkout raises that got nothing from a queue."""
+        return self._shut_down() if self.shut else self._timed_out()
+
+    def _shut_down(self) -> PoolShutdown:
+        name = f" {self.given_name!r}" if self.given_name else ""
+        return PoolShutdown(
+            f"{type(self).__name__}{name} was shut down, and lends no "
+            "connection any more",
+            logging_name=self.given_name,
+        )
+
+    def _refuse_if_shut(self) -> None:
+        if self.shut:
+            raise self._shut_down()
 
     # opening
 
@@ -133,38 +156,40 @@ class OpeningPool(AdaptedQueuePool):
 
     def _connect(self, entry: Entry, connect: Callable[[Any], Any]) -> Any:
         """Every connect goes through here, the first and each later one."""
+        self._refuse_if_shut()
         epoch = self._epoch
-        # A permit's slot is free again when nobody refers to it; a finally:
-        # would be one more line between the connection and its record.
-        permits = [self._permit()]
+        # in a list, in which an interruption at whatever line finds it
+        permits: list[Any] = [None]
         connection = None
         try:
+            self._take_permit(permits)
             connection = connect(entry)
-            permits.clear()
+            self._gate.discard(permits[0])
             self._tally.add("opened")
             self._opened(entry, connection)
             if epoch != self._epoch:
                 entry.outdated = "refreshed"
+            self._refuse_if_shut()
             return connection
-        except BaseException:
-            # now, and not when the traceback is dropped
-            permits.clear()
-            if connection is None:
-                self._tally.add("connect_failures")
-            else:
-                # interrupted before the record had it
+        except BaseException as error:
+            # A permit's place is free once nobody refers to it; this is now,
+            # and not when the traceback is dropped.
+            self._gate.discard(permits[0])
+            if connection is not None:
+                # interrupted, or shut down, before the record had it
+                if isinstance(error, PoolShutdown):
+                    self._reasons[id(connection)] = "shutdown"
                 self.close_raw(connection)
+            elif permits[0] is not None:
+                self._tally.add("connect_failures")
             raise
 
-    def _permit(self) -> Permit | None:
-        if self._gate is None:
-            return None
-        permit = self._gate.get_nowait()
-        if permit is None:
-            permit = self._gate.get(self._time_left())
-            if permit is None:
-                raise self._timed_out()
-        return permit
+    def _take_permit(self, permits: list[Any]) -> None:
+        permits[0] = self._gate.get_nowait()
+        if permits[0] is None:
+            permits[0] = self._gate.get(self._time_left())
+            if permits[0] is None:
+                raise self._unserved()
 
     def _opened(self, entry: Entry, connection: Any) -> None:
         self._check_fitness(connection)

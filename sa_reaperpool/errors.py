@@ -75,6 +75,24 @@ class CreatorError(exc.InvalidRequestError):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
+class PoolShutdown(exc.ResourceClosedError):
+    """The pool was shut down, and lends no connection any more.
+
+    No time-out on purpose: who tries again after those would do so for
+    ever.
+
+    :param logging_name: the pool's ``logging_name``, or None.
+
+    """
+
+    def __init__(self, message: str, *, logging_name: str | None):
+        super().__init__(message)
+        self.logging_name = logging_name
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
 class ConnectionReclaimed(exc.OperationalError):
     """This handle's connection was taken back by the pool.
 

@@ -49,6 +49,9 @@ class Option:
 
     :param alias: another name that a URL may use.
 
+    :param changes: it may change while the pool runs, see
+     :meth:`.ReaperPool.configure`.
+
     """
 
     name: str
@@ -57,6 +60,7 @@ class Option:
     default: Any
     meaning: str
     alias: str | None = None
+    changes: bool = False
 
     def convert(self, value: object) -> Any:
         """Return ``value`` as the pool works with it.
@@ -105,6 +109,7 @@ OPTIONS: tuple[Option, ...] = (
         5,
         "connections kept open; 0: no limit to them",
         alias="pool",
+        changes=True,
     ),
     Option(
         "max_overflow",
@@ -113,6 +118,7 @@ OPTIONS: tuple[Option, ...] = (
         10,
         "connections opened beyond pool_size while all are in use; "
         "-1: no limit to them",
+        changes=True,
     ),
     Option(
         "pool_timeout",
@@ -121,6 +127,7 @@ OPTIONS: tuple[Option, ...] = (
         30.0,
         "seconds that a checkout waits for a connection; none: for ever",
         alias="checkout_timeout",
+        changes=True,
     ),
     Option(
         "pool_use_lifo",
@@ -158,6 +165,7 @@ OPTIONS: tuple[Option, ...] = (
         20,
         "seconds between the reaper's rounds; none or 0: no background "
         "work, checkouts still reap",
+        changes=True,
     ),
     Option(
         "dead_connection_timeout",
@@ -166,6 +174,7 @@ OPTIONS: tuple[Option, ...] = (
         5,
         "seconds since a held connection was last used, after which the "
         "reaper may judge it; none: never",
+        changes=True,
     ),
     Option(
         "max_age",
@@ -173,6 +182,7 @@ OPTIONS: tuple[Option, ...] = (
         kinds.SECONDS_OR_NONE,
         None,
         "seconds after which a connection is retired; none: never",
+        changes=True,
     ),
     Option(
         "idle_timeout",
@@ -181,6 +191,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "seconds unused after which an idle connection is closed, beyond "
         "min_idle; none: never",
+        changes=True,
     ),
     Option(
         "min_idle",
@@ -189,6 +200,7 @@ OPTIONS: tuple[Option, ...] = (
         0,
         "idle connections kept open all the same, and opened in the "
         "background when missing; at most pool_size",
+        changes=True,
     ),
     Option(
         "keepalive",
@@ -197,6 +209,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "seconds without traffic after which an idle connection is pinged "
         "in the background; none: never",
+        changes=True,
     ),
     Option(
         "jitter",
@@ -205,6 +218,7 @@ OPTIONS: tuple[Option, ...] = (
         0.2,
         "largest fraction by which a connection's max_age and keepalive "
         "are shortened at random, so that they do not all end at once",
+        changes=True,
     ),
     Option(
         "liveness",
@@ -229,6 +243,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "connections being opened at once, the rest wait their turn; "
         "none: no limit",
+        changes=True,
     ),
     Option(
         "leak_timeout",
@@ -237,6 +252,7 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "seconds after which a connection still held is reported, once; "
         "none: never",
+        changes=True,
     ),
 )
 

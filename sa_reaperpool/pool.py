@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from contextlib import contextmanager
 from time import monotonic
-from time import sleep
 from types import MappingProxyType
 from typing import Any
 from typing import Callable
@@ -24,6 +23,7 @@ from . import upkeep
 from .errors import CreatorError
 from .lease import LeaseInfo
 from .lease import describe
+from .lifetime import LifetimePool
 from .options import LIVENESS_DEFAULT
 from .options import Settings
 from .options import validate
@@ -37,7 +37,7 @@ _CREATORS = "a function that returns a connection"
 _CLOSERS = "a function that takes a connection, or none"
 
 
-class ReaperPool(ReservingPool):
+class ReaperPool(ReservingPool, LifetimePool):
     """A :class:`sqlalchemy.pool.QueuePool` that looks after connections.
 
     All options of QueuePool keep their names, meanings and defaults.
@@ -223,10 +223,11 @@ class ReaperPool(ReservingPool):
         The background thread does so by itself; this is for pools without
         one (``reaping_frequency=None``), and for those in a hurry.
 
-        :return: how many were taken back.
+        :return: how many were taken back; 0 once the pool is shut down,
+         when :meth:`.shutdown` does this.
 
         """
-        return self._care.reap(monotonic())
+        return 0 if self.shut else self._care.reap(monotonic())
 
     def flush(self, idle_for: float | None = None) -> int:
         """Close idle connections.
@@ -258,6 +259,8 @@ class ReaperPool(ReservingPool):
 
         :raises CreatorError: at once, as trying again would not help.
 
+        :raises PoolShutdown: the pool is shut down.
+
         """
         deadline = monotonic() + (timeout or 0.0)
         failures = 0
@@ -273,40 +276,7 @@ class ReaperPool(ReservingPool):
                 left = deadline - monotonic()
                 if left <= 0:
                     raise
-                sleep(min(pause, left))
-
-    # whole life
-
-    def recreate(self) -> ReaperPool:
-        self.logger.info("Pool recreating")
-        return self.__class__(
-            self.creator,
-            **self._base_arguments(),
-            **self._own_arguments(),
-        )
-
-    def _own_arguments(self) -> dict[str, Any]:
-        own = vars(self.settings).copy()
-        own["disconnect_with"] = self._closer
-        if own["liveness"] == "ping":
-            # the two are one; given both ways it would be said twice
-            del own["liveness"]
-            own["pre_ping"] = True
-        return own
-
-    def dispose(self) -> None:
-        """Close what is idle; what is checked out no longer counts.
-
-        As with QueuePool, a connection that is returned later is kept.  The
-        reaper's next round closes it.
-        """
-        for entry in self.queue.entries():
-            entry.outdated = "shutdown"
-        # min_idle is for a pool that is in use
-        self._started = False
-        for entry in self.queue.forget():
-            self._discard(entry, "shutdown")
-        self.logger.info("Pool disposed. %s", self.status())
+                self._pause(min(pause, left))
 
     # looking
 

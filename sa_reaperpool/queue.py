@@ -25,6 +25,11 @@ garbage collector runs a finaliser, or a signal its handler, inside one of
 the critical sections here: the entry then stays in the inbox, and the
 section's owner empties that once it has let go of the lock.
 
+The limits may change at any time, and the queue may be closed for good.
+What is in somebody's hands then and one too many is *surplus* when it comes
+back; it counts until it is discarded, so that the next to come back is not
+taken for one too many as well.
+
 A waiting thread is served by whoever frees a slot: the entry is put into
 its hands, in the order in which the threads came.  An idle entry or a free
 slot and a waiter therefore never exist side by side for longer than one
@@ -55,10 +60,11 @@ E = TypeVar("E")
 
 
 class _EntryRef(weakref.ref[E]):
-    __slots__ = ("key", "turn")
+    __slots__ = ("key", "turn", "leaving")
 
     key: int
     turn: int
+    leaving: bool
 
 
 class FairQueue(Generic[E]):
@@ -67,8 +73,8 @@ class FairQueue(Generic[E]):
     :param make: makes an entry; called under the lock, so it must be quick.
 
     :param surplus: called, with no lock held, with each entry that was put
-     back while ``maxsize`` others were idle; the entry counts until it is
-     discarded.
+     back while ``maxsize`` others were idle, or that :meth:`.resize` or
+     :meth:`.close` made superfluous; the entry counts until it is discarded.
 
     :param maxsize: how many idle entries are kept; 0 for any number.
 
@@ -90,6 +96,7 @@ class FairQueue(Generic[E]):
         self.maxsize = maxsize
         self.limit = limit
         self.use_lifo = use_lifo
+        self.closed = False
         self.queue: deque[E] = deque()
         self.waits = 0
         self.waited = 0.0
@@ -103,6 +110,9 @@ class FairQueue(Generic[E]):
         self._inbox: deque[E | None] = deque()
         self._excess: deque[E] = deque()
         self._errands: deque[Callable[[], object]] = deque()
+        self._watchers: deque[Waiter] = deque()
+        # may there be more entries than are to stay?
+        self._shedding = False
 
     # looking
 
@@ -170,7 +180,7 @@ class FairQueue(Generic[E]):
 
         :param timeout: seconds; None for as long as it takes.
 
-        :return: None when the time is up.
+        :return: None when the time is up, or the queue is closed.
 
         """
         if self.locked_here():
@@ -253,6 +263,58 @@ class FairQueue(Generic[E]):
                 with self._lock: self._purge(key, ref)  # fmt: skip
         self._nudge()
 
+    def resize(self, maxsize: int, limit: int | None) -> None:
+        """Keep and allow so many entries from now on.
+
+        Nobody is served or closed yet: :meth:`.settle` is to follow.  That
+        serves as many waiters as there is room for, or gives up what is
+        idle and one too many, longest idle first.  What is in somebody's
+        hands and one too many is surplus when it comes back.
+        """
+        with self._lock: self._resize(maxsize, limit)  # fmt: skip
+
+    def close(self) -> None:
+        """Nobody gets an entry any more.
+
+        Who waits is woken with nothing, all of them at once.  Idle entries
+        are surplus, and so is whatever comes back.  Harmless if it is
+        closed already: what was left to do is done.
+        """
+        try:
+            with self._lock: self._close()  # fmt: skip
+            self._nudge()
+        except BaseException:
+            # nobody is to sleep on because of that; what is idle is closed
+            # when somebody settles next
+            if not self.locked_here():
+                with self._lock: self._match()  # fmt: skip
+            raise
+
+    def wait_until(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Sleep until this is true, or the time is up.
+
+        It is looked at whenever an entry of a closed queue ends, and when
+        the queue is closed.
+
+        :return: what it was in the end.
+
+        """
+        deadline = monotonic() + seconds
+        while not done():
+            watcher = Waiter()
+            try:
+                with self._lock: self._watchers.append(watcher)  # fmt: skip
+                self._tidy()
+                left = deadline - monotonic()
+                # not beside a lock that this very thread holds
+                if done() or left <= 0 or self.locked_here():
+                    return done()
+                watcher.sleep(left)
+            finally:
+                with self._lock: self._unwatch(watcher)  # fmt: skip
+                self._tidy()
+        return True
+
     def run_outside(self, errand: Callable[[], object]) -> None:
         """Call this now, or once this thread is out of the lock it holds."""
         if self.locked_here():
@@ -266,6 +328,8 @@ class FairQueue(Generic[E]):
             return True
         if None in [ref() for ref in list(self._live.values())]:
             return True
+        if self.closed:
+            return bool(self._waiters or self.queue)
         room = self.limit is None or len(self._live) < self.limit
         return bool(self._waiters) and (room or bool(self.queue))
 
@@ -329,6 +393,8 @@ class FairQueue(Generic[E]):
         return None if self._waiters else self._new()
 
     def _new(self) -> E | None:
+        if self.closed:
+            return None
         if self.limit is not None and len(self._live) >= self.limit:
             return None
         entry = self._make()
@@ -343,6 +409,7 @@ class FairQueue(Generic[E]):
         ref = _EntryRef(entry, self._entry_died)
         ref.key = id(entry)
         ref.turn = next(self._turns)
+        ref.leaving = False
         self._live[ref.key] = ref
 
     def _entry_died(self, ref: weakref.ref[E]) -> None:
@@ -354,7 +421,10 @@ class FairQueue(Generic[E]):
 
     def _lay_down(self, entry: E) -> bool:
         """The usual return: nobody waits, and there is room."""
-        if self._waiters or self._inbox or id(entry) not in self._live:
+        if self._waiters or self._inbox or self._shedding:
+            self._inbox.append(entry)
+            return False
+        if id(entry) not in self._live:
             self._inbox.append(entry)
             return False
         if self.maxsize and len(self.queue) >= self.maxsize:
@@ -373,14 +443,18 @@ class FairQueue(Generic[E]):
             entry = self._inbox.popleft()
             if entry is None:
                 continue
-            if self._counts(entry):
+            if self._stays(entry):
                 self._shelve(entry)
             else:
                 self._excess.append(entry)
+        if self._shedding:
+            self._shed_idle()
         while self._waiters:
             waiter = self._waiters[0]
             if waiter.entry is None:
                 waiter.entry = self._next()
+                if waiter.entry is None and self.closed:
+                    waiter.entry = GONE
                 if waiter.entry is None:
                     break
                 self._waited_for(waiter)
@@ -390,13 +464,61 @@ class FairQueue(Generic[E]):
             self._waiters.popleft()
         while self.maxsize and len(self.queue) > self.maxsize:
             self._excess.append(self.queue.pop())
+        while self.closed and self._watchers:
+            self._watchers[0].wake()
+            self._watchers.popleft()
 
-    def _counts(self, entry: E) -> bool:
-        if id(entry) not in self._live:
-            if self.limit is not None and len(self._live) >= self.limit:
-                return False
-            self._count(entry)
+    def _stays(self, entry: E) -> bool:
+        if self.closed:
+            return False
+        if id(entry) in self._live:
+            return not (self._shedding and self._leaves(entry))
+        if self.limit is not None and len(self._live) >= self.limit:
+            return False
+        self._count(entry)
         return True
+
+    def _leaves(self, entry: E, crowded: bool = False) -> bool:
+        """Is this one too many?  If so, it is from then on."""
+        ref = self._live.get(id(entry))
+        if ref is None:
+            return True
+        if crowded or self._too_many():
+            ref.leaving = True
+        return ref.leaving
+
+    def _too_many(self) -> bool:
+        refs = list(self._live.values())
+        return self._above(leaving=sum(ref.leaving for ref in refs))
+
+    def _above(self, leaving: int = 0) -> bool:
+        if self.limit is None:
+            return False
+        return len(self._live) - leaving > self.limit
+
+    def _shed_idle(self) -> None:
+        while self.queue and self._superfluous(self.queue[0]):
+            self._excess.append(self.queue.popleft())
+        self._shedding = self.closed or self._above()
+
+    def _superfluous(self, idle: E) -> bool:
+        crowded = 0 < self.maxsize < len(self.queue)
+        return self.closed or self._leaves(idle, crowded)
+
+    def _resize(self, maxsize: int, limit: int | None) -> None:
+        self.maxsize, self.limit, self._shedding = maxsize, limit, True
+        # so that this is not forgotten if nobody settles
+        self._inbox.append(None)
+
+    def _close(self) -> None:
+        self.closed = self._shedding = True
+
+    def _unwatch(self, watcher: Waiter) -> None:
+        try:
+            self._watchers.remove(watcher)
+        except ValueError:
+            # woken
+            pass
 
     def _leave(self, waiter: Waiter) -> None:
         if waiter.entry is None:

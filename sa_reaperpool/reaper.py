@@ -109,6 +109,18 @@ class Reaper:
         if pool.frequency is not None and self._thread is not None:
             self._mailbox.put(_reference(pool))
 
+    def look_again(self, pool: Any) -> bool:
+        """A pool's frequency changed, from None or to None maybe.
+
+        :return: as :meth:`.look_after` does.
+
+        """
+        if pool.frequency is not None:
+            return self.look_after(pool)
+        if self._thread is not None:
+            self._mailbox.put(_reference(pool))
+        return True
+
     def holder_ended(self) -> None:
         """Called in the dying thread: see holder.listen()."""
         if self._thread is not None:
@@ -178,7 +190,7 @@ class Reaper:
         somebody_ended: bool,
     ) -> None:
         pool = ref()
-        if pool is None:
+        if pool is None or pool.frequency is None:
             self._drop(ref)
         elif at <= now:
             self._round(ref, pool, now)

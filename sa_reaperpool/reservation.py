@@ -83,6 +83,8 @@ class ReservingPool(StockedPool):
         :raises CreatorError: there is nothing to open it with, or what
          that opened cannot be pooled.
 
+        :raises PoolShutdown: the pool is shut down, or is while this waits.
+
         :raises JoinRefused: this thread has one that cannot be joined.
 
         """

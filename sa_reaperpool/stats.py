@@ -53,7 +53,8 @@ class Stats:
     closed: Mapping[str, int]
     """Closed connections by reason: ``idle`` (one too many, or unused for
     idle_timeout, or flushed), ``age``, ``dead``, ``reaped``, ``refreshed``,
-    ``failed`` (invalidated), ``shutdown`` (disposed of), ``detached``."""
+    ``failed`` (invalidated), ``shutdown`` (disposed of, or shut down),
+    ``detached``."""
 
 
 class Tally:

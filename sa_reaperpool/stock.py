@@ -52,10 +52,11 @@ class StockedPool(OpeningPool):
         self._refill_lock = threading.RLock()
         self._started = False
         self._tally = Tally()
-        if self.settings.max_connecting is not None:
-            self._gate = FairQueue(
-                Permit, _nothing, limit=self.settings.max_connecting
-            )
+        # there without a limit too, so that who connects already counts
+        # once there is one
+        self._gate = FairQueue(
+            Permit, _nothing, limit=self.settings.max_connecting
+        )
 
     def _new_queue(
         self, maxsize: int, max_overflow: int, use_lifo: bool
@@ -64,7 +65,7 @@ class StockedPool(OpeningPool):
             self._new_entry,
             self._close_surplus,
             maxsize=maxsize,
-            limit=None if max_overflow == -1 else maxsize + max_overflow,
+            limit=limit_of(maxsize, max_overflow),
             use_lifo=use_lifo,
         )
 
@@ -80,6 +81,7 @@ class StockedPool(OpeningPool):
 
         """
         inherited = (self.queue, self._leases)
+        shut = self.shut
         for ref, lease in self._leases.copy().items():
             handle = ref()
             if lease.level is not None:
@@ -96,7 +98,15 @@ class StockedPool(OpeningPool):
         self.queue = self._new_queue(
             inherited[0].maxsize, self.max_overflow, inherited[0].use_lifo
         )
+        if shut:
+            self._close_queues()
         return inherited
+
+    def _close_queues(self) -> None:
+        """Lend nothing any more; wake who waits, close what is idle."""
+        self._gate.close()
+        # last, as this closes connections
+        self.queue.close()
 
     def reclaimed(self, why: str, reason: str) -> ConnectionReclaimed:
         """What the handle of a connection taken back will raise."""
@@ -137,10 +147,11 @@ class StockedPool(OpeningPool):
         checkout = self._checkouts.current or Checkout(UNSET)
         checkout.entry = entry = self.queue.get_nowait()
         if entry is None:
+            self._refuse_if_shut()
             self._prepare_to_wait()
             checkout.entry = entry = self.queue.get(self._time_left())
             if entry is None:
-                raise self._timed_out()
+                raise self._unserved()
         checkout.turn = self.queue.turn(entry)
         try:
             if entry.connected:
@@ -274,6 +285,11 @@ class StockedPool(OpeningPool):
 
     def tend(self, now: float, submit: Submit) -> float | None:
         return self._care.tend(now, submit)
+
+
+def limit_of(size: int, max_overflow: int) -> int | None:
+    """How many connections may exist at once; None for any number."""
+    return None if max_overflow == -1 else size + max_overflow
 
 
 def _nothing(permit: object) -> None:

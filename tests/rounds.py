@@ -9,6 +9,7 @@ from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
 from sa_reaperpool import entries
 from sa_reaperpool import lease
+from sa_reaperpool import lifetime
 from sa_reaperpool import pool as pool_module
 from sa_reaperpool import stock
 
@@ -23,6 +24,7 @@ class Clock:
             checkout,
             entries,
             lease,
+            lifetime,
             pool_module,
             stock,
         ):

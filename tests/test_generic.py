@@ -29,7 +29,6 @@ from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import CreatorError
 from sa_reaperpool import ReaperPool
-from sa_reaperpool import pool as pool_module
 
 
 @pytest.fixture
@@ -141,11 +140,11 @@ def test_nothing_is_opened_in_advance_before_connect_with(
 
 
 def test_wait_ready_before_connect_with(service, monkeypatch):
-    def sleep(seconds):
+    def pause(seconds):
         raise AssertionError("it is of no use to try again")
 
-    monkeypatch.setattr(pool_module, "sleep", sleep)
     pool = a_pool(min_idle=2)
+    monkeypatch.setattr(pool, "_pause", pause)
     with pytest.raises(CreatorError):
         pool.wait_ready(timeout=60)
     pool.connect_with(service.open)
