@@ -203,6 +203,8 @@ class OpeningPool(AdaptedQueuePool):
         if not self._started:
             self.recognise_reclaimed()
             self._started = reaper.look_after(self)
+            # whose first round may have come before this was known
+            self._wake_reaper()
 
     def missing_idle(self) -> int:
         """How many connections min_idle wants opened."""

@@ -330,6 +330,9 @@ class FairQueue(Generic[E]):
             return True
         if self.closed:
             return bool(self._waiters or self.queue)
+        # served, but not woken
+        if any(waiter.entry is not None for waiter in list(self._waiters)):
+            return True
         room = self.limit is None or len(self._live) < self.limit
         return bool(self._waiters) and (room or bool(self.queue))
 
@@ -356,9 +359,14 @@ class FairQueue(Generic[E]):
             # another thread was faster
             if entry is not None:
                 raise
-        except BaseException:
+        except Exception:
             if entry is not None:
                 self.discard(entry)
+            raise
+        except BaseException:
+            # interrupted, where nobody knows: for who settles next
+            if entry is not None:
+                self._excess.append(entry)
             raise
 
     def _run_errand(self) -> None:
@@ -462,7 +470,8 @@ class FairQueue(Generic[E]):
             # was served stays in line, and is passed over the next time.
             waiter.wake()
             self._waiters.popleft()
-        while self.maxsize and len(self.queue) > self.maxsize:
+        while self._crowded():
+            self._mark(self.queue[-1])
             self._excess.append(self.queue.pop())
         while self.closed and self._watchers:
             self._watchers[0].wake()
@@ -478,12 +487,12 @@ class FairQueue(Generic[E]):
         self._count(entry)
         return True
 
-    def _leaves(self, entry: E, crowded: bool = False) -> bool:
-        """Is this one too many?  If so, it is from then on."""
+    def _leaves(self, entry: E) -> bool:
+        """Is this one beyond the limit?  If so, it is from then on."""
         ref = self._live.get(id(entry))
         if ref is None:
             return True
-        if crowded or self._too_many():
+        if self._too_many():
             ref.leaving = True
         return ref.leaving
 
@@ -496,19 +505,26 @@ class FairQueue(Generic[E]):
             return False
         return len(self._live) - leaving > self.limit
 
+    def _crowded(self) -> bool:
+        return 0 < self.maxsize < len(self.queue)
+
+    def _mark(self, entry: E) -> None:
+        ref = self._live.get(id(entry))
+        if ref is not None:
+            ref.leaving = True
+
     def _shed_idle(self) -> None:
-        while self.queue and self._superfluous(self.queue[0]):
+        while self.queue and (self.closed or self._leaves(self.queue[0])):
             self._excess.append(self.queue.popleft())
         self._shedding = self.closed or self._above()
-
-    def _superfluous(self, idle: E) -> bool:
-        crowded = 0 < self.maxsize < len(self.queue)
-        return self.closed or self._leaves(idle, crowded)
 
     def _resize(self, maxsize: int, limit: int | None) -> None:
         self.maxsize, self.limit, self._shedding = maxsize, limit, True
         # so that this is not forgotten if nobody settles
         self._inbox.append(None)
+        while self._crowded():
+            self._mark(self.queue[0])
+            self._excess.append(self.queue.popleft())
 
     def _close(self) -> None:
         self.closed = self._shedding = True
