@@ -153,9 +153,9 @@ class ReservingPool(StockedPool):
 
         """
         own = self.own()
-        if own.reserved is not None:
-            if usable(own.reserved) or _untold(own.reserved):
-                return own.reserved
+        reserved = own.reserved
+        if reserved is not None and (usable(reserved) or _untold(reserved)):
+            return reserved
         return self._reserve_one(own, timeout)
 
     def _reserve_one(self, own: Own, timeout: float | None) -> Any:
