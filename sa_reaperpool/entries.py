@@ -202,9 +202,16 @@ class OpeningPool(AdaptedQueuePool):
             entry.probe = liveness.probe(self.driver_of(connection))
         if not self._started:
             self.recognise_reclaimed()
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            # before the reaper's first round, which looks whether it is so
+            self._started = True
             self._started = reaper.look_after(self)
-            # whose first round may have come before this was known
-            self._wake_reaper()
+        except BaseException:
+            self._started = False
+            raise
 
     def missing_idle(self) -> int:
         """How many connections min_idle wants opened."""

@@ -82,7 +82,8 @@ class Interrupter:
         return self.trace_line
 
     def run(self, scenario):
-        sys.settrace(self.trace)
+        at_work.append(self)
+        sys.settrace(trace_at_work)
         try:
             scenario()
         except KeyboardInterrupt as error:
@@ -90,6 +91,20 @@ class Interrupter:
             self.kept = error
         finally:
             sys.settrace(None)
+            at_work.clear()
+
+
+at_work: list[Interrupter] = []
+
+
+def trace_at_work(frame, event, arg):
+    """Let the interrupter at work trace it.
+
+    A function that is never freed: Python 3.11 may go on calling one that
+    raised in a finaliser, also after settrace(None), and crash over a bound
+    method that nobody refers to any more.
+    """
+    return at_work[0].trace(frame, event, arg) if at_work else None
 
 
 class Connection:
