@@ -88,6 +88,8 @@ class PostgreSQL:
     :param programs: the folder of initdb and postgres; the first of
      :func:`program_folders` that works if not given.
     :param max_connections: as the server's setting.
+    :param durable: what was committed survives :meth:`kill`, which takes
+     longer for each commit.
 
     .. attribute:: pid
 
@@ -100,9 +102,14 @@ class PostgreSQL:
     """
 
     def __init__(
-        self, programs: Path | None = None, *, max_connections: int = 250
+        self,
+        programs: Path | None = None,
+        *,
+        max_connections: int = 250,
+        durable: bool = False,
     ) -> None:
         self.max_connections = max_connections
+        self._durable = durable
         # A password, and not "trust": a superuser may run programs, and
         # anyone on the machine can reach the port.
         self.password = secrets.token_hex(16)
@@ -170,7 +177,11 @@ class PostgreSQL:
         self._keeper.signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End the server as a crash does: clients find closed sockets."""
+        """End the server as a crash does: clients find closed sockets.
+
+        Only its main process: a backend ends as soon as it sees that, and
+        :meth:`start` waits until all have.
+        """
 
         self._keeper.signal(signal.SIGKILL)
 
@@ -241,6 +252,7 @@ class PostgreSQL:
         )
 
     def _try_start(self, deadline: float) -> bool:
+        durable = "on" if self._durable else "off"
         settings = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -248,10 +260,9 @@ class PostgreSQL:
             "max_connections": self.max_connections,
             "max_prepared_transactions": 10,
             "shared_buffers": "32MB",
-            # nothing here has to survive the machine
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
+            "fsync": durable,
+            "synchronous_commit": durable,
+            "full_page_writes": durable,
             # what counts sessions should not find the server's own
             "autovacuum": "off",
             "log_line_prefix": "%m [%p] ",
