@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import shutil
 import signal
 import socket
 import threading
@@ -13,28 +11,20 @@ from pathlib import Path
 
 from .process import Keeper
 from .process import ServerError
+from .process import find_program
 from .process import free_port
 
 USER = "reaperpool"
 DATABASE = "reaperpool"
 START_TIMEOUT = 60
 
-_PATH = os.pathsep.join(
-    [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec"]
-)
-
 
 def programs() -> tuple[str, str] | None:
     """The paths of mariadb-install-db and mariadbd, or None."""
 
-    install = _find("mariadb-install-db", "mysql_install_db")
-    server = _find("mariadbd", "mysqld")
+    install = find_program("mariadb-install-db", "mysql_install_db")
+    server = find_program("mariadbd", "mysqld")
     return (install, server) if install and server else None
-
-
-def _find(*names: str) -> str | None:
-    found = (shutil.which(name, path=_PATH) for name in names)
-    return next(filter(None, found), None)
 
 
 class MariaDB:
@@ -126,17 +116,14 @@ class MariaDB:
     def _write_init_file(self) -> None:
         # Read at each start, before the port opens.  The accounts that come
         # with a new database have no password.
-        path = self.folder / "init.sql"
-        path.write_text(
+        self._keeper.write(
+            "init.sql",
             f"CREATE DATABASE IF NOT EXISTS {DATABASE};\n"
             f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1'"
             f" IDENTIFIED BY '{self.password}';\n"
             f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';\n"
-            "DROP USER IF EXISTS 'root'@'127.0.0.1', 'root'@'::1';\n"
+            "DROP USER IF EXISTS 'root'@'127.0.0.1', 'root'@'::1';\n",
         )
-        path.chmod(0o600)
-        if self._keeper.account is not None:
-            os.chown(path, *self._keeper.account)
 
     def _try_start(self, deadline: float) -> bool:
         pid = self._keeper.start(

@@ -90,6 +90,8 @@ class PostgreSQL:
     :param max_connections: as the server's setting.
     :param durable: what was committed survives :meth:`kill`, which takes
      longer for each commit.
+    :param password: a secret that another server has too; one of its own
+     if not given.
 
     .. attribute:: pid
 
@@ -107,12 +109,13 @@ class PostgreSQL:
         *,
         max_connections: int = 250,
         durable: bool = False,
+        password: str | None = None,
     ) -> None:
         self.max_connections = max_connections
         self._durable = durable
         # A password, and not "trust": a superuser may run programs, and
         # anyone on the machine can reach the port.
-        self.password = secrets.token_hex(16)
+        self.password = password or secrets.token_hex(16)
         self.port = free_port()
         self.pid = 0
         self._copy: Path | None = None
@@ -185,6 +188,11 @@ class PostgreSQL:
 
         self._keeper.signal(signal.SIGKILL)
 
+    def runs(self) -> bool:
+        """Has it been started, and not ended since?"""
+
+        return self._keeper.poll() is None
+
     def restart(self) -> None:
         self.stop()
         self.start()
@@ -232,12 +240,7 @@ class PostgreSQL:
         return copy / programs.relative_to(package.parent)
 
     def _make(self) -> None:
-        secret = self.folder / "password"
-        descriptor = os.open(secret, os.O_WRONLY | os.O_CREAT, 0o600)
-        if self._keeper.account is not None:
-            os.chown(descriptor, *self._keeper.account)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.password)
+        secret = self._keeper.write("password", self.password)
         self._keeper.run(
             [
                 str(self._programs / "initdb"),

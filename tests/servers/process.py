@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -73,6 +74,18 @@ class Keeper:
 
         self._ask(do="signal", signal=int(number), timeout=timeout)
 
+    def write(self, name: str, text: str) -> Path:
+        """Make a file in the folder, for the server's eyes only."""
+
+        path = self.folder / name
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        descriptor = os.open(path, flags, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            if self.account is not None:
+                os.chown(descriptor, *self.account)
+            file.write(text)
+        return path
+
     def log(self) -> str:
         path = self.folder / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
@@ -111,6 +124,19 @@ class Keeper:
         if "error" in answer:
             raise ServerError(answer["error"])
         return answer
+
+
+# where packages put server programs, which is not on everybody's PATH
+_PATH = os.pathsep.join(
+    [os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/libexec"]
+)
+
+
+def find_program(*names: str) -> str | None:
+    """The path of the first of these that the machine has."""
+
+    found = (shutil.which(name, path=_PATH) for name in names)
+    return next(filter(None, found), None)
 
 
 def unprivileged_account() -> tuple[int, int] | None:
