@@ -147,7 +147,10 @@ class Faults:
 
     def fork(self) -> None:
         killed = self.random.random() < 0.3
-        self.crowd.fork(self.random.uniform(0, 0.2) if killed else None)
+        self.crowd.fork(
+            self.random.uniform(0, 0.2) if killed else None,
+            self.random.choice([0.0, 0.1]),
+        )
 
     def configure(self) -> None:
         size = self.random.choice([2, 4, SIZE])

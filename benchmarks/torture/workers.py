@@ -29,7 +29,7 @@ LEFT = 5
 
 CHILD_THREADS = 4
 CHILD_TRANSFERS = 5
-PATIENCE = 60.0
+PATIENCE = 30.0
 """Seconds after which a thread or a child counts as hung."""
 
 
@@ -135,6 +135,8 @@ class Crowd:
     def __init__(self, clerk: Clerk, threads: int, seed: int) -> None:
         self.clerk = clerk
         self._stop = threading.Event()
+        self._go = threading.Event()
+        self._go.set()
         self._seed = seed
         self._children = 0
         self._mortals = 0
@@ -153,6 +155,7 @@ class Crowd:
         chance = random.Random(f"{self._seed} {number}")
         count = 0
         while not self._stop.is_set():
+            self._go.wait()
             count += 1
             while not self.clerk.transfer(f"t{number}.{count}", chance):
                 if self._stop.wait(0.01):
@@ -178,18 +181,26 @@ class Crowd:
         thread.start()
         self._dying.append(thread)
 
-    def fork(self, kill_after: float | None) -> None:
+    def fork(self, kill_after: float | None, lull: float) -> None:
         """A child makes some transfers, with the pool that it inherited.
 
         :param kill_after: seconds after which it is killed in the midst of
          them; None if it is not.
 
+        :param lull: seconds for which nobody begins anything before the
+         fork, so that the child inherits idle connections; 0 for a fork in
+         the midst of everything.
+
         """
         self._children += 1
         sys.stdout.flush()
+        if lull:
+            self._go.clear()
+            time.sleep(lull)
         pid = os.fork()
         if pid == 0:
             self._be_child(f"c{self._children}")
+        self._go.set()
         deadline = time.monotonic() + PATIENCE
         if kill_after is not None:
             self._ended(pid, time.monotonic() + kill_after)
@@ -237,6 +248,7 @@ class Crowd:
     def stop(self) -> None:
         """Let each finish what it does."""
         self._stop.set()
+        self._go.set()
         deadline = time.monotonic() + PATIENCE
         for thread in [*self._threads, *self._dying]:
             thread.join(max(0.0, deadline - time.monotonic()))
