@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import psycopg2
@@ -109,6 +110,23 @@ def test_starts_again_where_it_was(own_postgres: PostgreSQL, end: str) -> None:
     own_postgres.start()
     assert own_postgres.pid != before
     psycopg2.connect(own_postgres.dsn).close()
+
+
+def test_durable() -> None:
+    """Then what was committed survives a kill."""
+    with PostgreSQL(durable=True) as server:
+        with closing(psycopg2.connect(server.dsn)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW synchronous_commit")
+                assert cursor.fetchone() == ("on",)
+                cursor.execute("CREATE TABLE t (x integer)")
+            connection.commit()
+            server.kill()
+        server.start()
+        with closing(psycopg2.connect(server.dsn)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT count(*) FROM t")
+                assert cursor.fetchone() == (0,)
 
 
 # Each of these takes the fixture in a test run of its own, as a user's run

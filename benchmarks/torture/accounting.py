@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field
 
@@ -92,7 +92,7 @@ class Progress:
     """Transfers that forked children committed."""
 
 
-def progress(lines: Sequence[Line], process: int) -> Progress:
+def progress(lines: Iterable[Line], process: int) -> Progress:
     """When this process committed, and when it should have.
 
     :param lines: of which the last ends the run; what is open by then
@@ -102,8 +102,9 @@ def progress(lines: Sequence[Line], process: int) -> Progress:
     result = Progress()
     back: float | None = None
     calm: float | None = None
-    # children write in between, not earlier than what was written before
+    end = 0.0
     for line in lines:
+        end = line.at
         if line.event == journal.FAULT:
             result.faults[line.name] += 1
             _pause(result, calm, line.at)
@@ -121,10 +122,9 @@ def progress(lines: Sequence[Line], process: int) -> Progress:
             if calm is not None:
                 _pause(result, calm, line.at)
                 calm = line.at
-    if lines and back is not None:
-        result.recoveries.append(lines[-1].at - back)
-    if lines:
-        _pause(result, calm, lines[-1].at)
+    if back is not None:
+        result.recoveries.append(end - back)
+    _pause(result, calm, end)
     return result
 
 
@@ -169,17 +169,22 @@ class Findings:
 
 
 def findings(
-    lines: Sequence[Line],
+    read: Callable[[], Iterable[Line]],
     books: Books,
     capacity: Capacity,
     process: int,
     hung: int,
 ) -> Findings:
+    """All of it, for a process that was observed.
+
+    :param read: gives the journal's lines, which are many, anew each time.
+
+    """
     return Findings(
-        transfers=settle(lines, books.transfers),
+        transfers=settle(read(), books.transfers),
         torn=books.torn,
-        doubles=double_holders(lines),
-        progress=progress(lines, process),
+        doubles=double_holders(read()),
+        progress=progress(read(), process),
         capacity=capacity,
         hung=hung,
     )

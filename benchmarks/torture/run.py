@@ -66,7 +66,7 @@ def torture(kind: str, target: Target, options: Options) -> Findings:
         try:
             capacity, hung = _use(kind, target, options, written)
             return accounting.findings(
-                list(written.lines()),
+                written.lines,
                 ledger.read(books),
                 capacity,
                 os.getpid(),

@@ -35,9 +35,11 @@ class HAProxy:
         self._program = found
         self._servers = dict(servers)
         self.port = free_port()
+        self._started = False
         self._keeper = Keeper()
         try:
             self._start()
+            self._started = True
         except BaseException:
             self.close()
             raise
@@ -59,7 +61,8 @@ class HAProxy:
 
     def close(self) -> None:
         # of SIGQUIT, which ends other servers, it makes something else
-        self._keeper.signal(signal.SIGTERM)
+        if self._started:
+            self._keeper.signal(signal.SIGTERM)
         self._keeper.close()
 
     def __enter__(self) -> HAProxy:
@@ -69,15 +72,22 @@ class HAProxy:
         self.close()
 
     def _start(self) -> None:
-        configuration = self._keeper.write("haproxy.cfg", self._settings())
-        self._keeper.start([self._program, "-db", "-f", str(configuration)])
         deadline = time.monotonic() + START_TIMEOUT
-        while not self._runs():
-            if self._keeper.poll() is not None or time.monotonic() > deadline:
+        while not self._try_start(deadline):
+            if time.monotonic() > deadline:
                 raise ServerError(
                     f"HAProxy does not start:\n{self._keeper.log()}"
                 )
+            self.port = free_port()  # someone was quicker
+
+    def _try_start(self, deadline: float) -> bool:
+        settings = self._keeper.write("haproxy.cfg", self._settings())
+        self._keeper.start([self._program, "-db", "-f", str(settings)])
+        while time.monotonic() < deadline and self._keeper.poll() is None:
+            if self._runs():
+                return True
             threading.Event().wait(0.01)
+        return False
 
     def _runs(self) -> bool:
         try:

@@ -36,6 +36,7 @@ class PgBouncer:
         self._server = server
         self._sizes = sizes
         self.port = free_port()
+        self._started = False
         self._keeper = Keeper()
         try:
             # in clear, as it has to log in with it itself
@@ -68,14 +69,23 @@ class PgBouncer:
     def start(self) -> None:
         """Start it, on the port that it had before if any."""
 
-        configuration = self._keeper.write("pgbouncer.ini", self._settings())
-        up = self.log().count("process up:")
-        self._keeper.start([self._program, str(configuration)])
         deadline = time.monotonic() + START_TIMEOUT
-        while self.log().count("process up:") == up:
-            if self._keeper.poll() is not None or time.monotonic() > deadline:
+        while not self._try_start(deadline):
+            if time.monotonic() > deadline:
                 raise ServerError(f"PgBouncer does not start:\n{self.log()}")
+            if not self._started:
+                self.port = free_port()  # someone was quicker
+        self._started = True
+
+    def _try_start(self, deadline: float) -> bool:
+        settings = self._keeper.write("pgbouncer.ini", self._settings())
+        before = self.log().count("process up:")
+        self._keeper.start([self._program, str(settings)])
+        while time.monotonic() < deadline and self._keeper.poll() is None:
+            if self.log().count("process up:") > before:
+                return True
             threading.Event().wait(0.01)
+        return False
 
     def stop(self) -> None:
         """Close all connections at once."""
