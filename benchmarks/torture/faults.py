@@ -65,7 +65,8 @@ class Faults:
             "hold": (3, self.hold),
             "delay": (2, self.delay),
             "die": (6, self.die),
-            "fork": (4, self.fork),
+            "fork": (2, self.fork),
+            "fork-idle": (2, lambda: self.fork(lull=0.1)),
             "none": (2, lambda: None),
         }
         if self.server is not None:
@@ -145,12 +146,10 @@ class Faults:
         for _ in range(self.random.randint(1, 3)):
             self.crowd.die()
 
-    def fork(self) -> None:
-        killed = self.random.random() < 0.3
-        self.crowd.fork(
-            self.random.uniform(0, 0.2) if killed else None,
-            self.random.choice([0.0, 0.1]),
-        )
+    def fork(self, lull: float = 0.0) -> None:
+        killed = self.random.random() < 0.2
+        after = self.random.uniform(0.01, 0.2)
+        self.crowd.fork(after if killed else None, lull)
 
     def configure(self) -> None:
         size = self.random.choice([2, 4, SIZE])

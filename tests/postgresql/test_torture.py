@@ -36,7 +36,7 @@ def test_all_zeros() -> None:
         timeout=280,
     )
     assert done.returncode == 0, done.stdout
-    assert not counted(done.stdout, "transfers committed") == 0
+    assert counted(done.stdout, "transfers committed") > 0
     for what in (
         "committed and lost",
         "committed twice",
@@ -49,8 +49,8 @@ def test_all_zeros() -> None:
     ):
         assert counted(done.stdout, what) == 0, done.stdout
     # each fault once, at least, however slow the machine is
-    for fault in ("kill", "terminate", "cut", "hold", "die", "fork"):
-        assert re.search(rf"\b{fault} [1-9]", done.stdout), done.stdout
+    for fault in "kill terminate cut hold die fork fork-idle".split():
+        assert re.search(rf" {fault} [1-9]", done.stdout), done.stdout
 
 
 def counted(output: str, what: str) -> int:
