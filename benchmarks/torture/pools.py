@@ -124,7 +124,7 @@ def slots_missing(engine: Engine, limit: int, patience: float) -> int:
     :param patience: seconds that each may take.
 
     """
-    taken = []
+    taken: list[Any] = []
     deadline = time.monotonic() + patience
     try:
         while len(taken) < limit and time.monotonic() < deadline:
