@@ -16,6 +16,8 @@ from stub import PATIENCE
 from stub import Connection
 from stub import Driver
 
+from sa_reaperpool import ReaperPool
+
 
 class Child:
     """A forked child, seen by its parent."""
@@ -147,3 +149,19 @@ def _read(server):
     with contextlib.suppress(BlockingIOError):
         return server.recv(65536).decode()
     return ""
+
+
+def a_pool(driver, poolclass=ReaperPool, **options):
+    options = {"pool_size": 3, "max_overflow": 0, "timeout": 15, **options}
+    if poolclass is ReaperPool:
+        options.setdefault("reaping_frequency", None)
+    return poolclass(driver.connect, **options)
+
+
+def numbers(pool, count=3):
+    """The connections that so many checkouts at a time get."""
+    handles = [pool.connect() for _ in range(count)]
+    found = [handle.dbapi_connection.number for handle in handles]
+    for handle in handles:
+        handle.close()
+    return found
