@@ -410,6 +410,8 @@ def is_inherited(fairy: Any, pool: AdaptedQueuePool) -> bool:
     if entry is None or entry.process == pool.process:
         return False
     fork.keep((entry, fairy.dbapi_connection))
+    # in 2.0 this is the finaliser
+    entry.fairy_ref = None
     _no_finaliser(fairy)
     fairy.dbapi_connection = fairy._connection_record = None
     return True
