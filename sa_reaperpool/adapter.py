@@ -530,6 +530,10 @@ class AdaptedQueuePool(QueuePool):
     def _closed(self, connection: Any, terminated: bool) -> None:
         raise NotImplementedError()
 
+    def hear(self, entry: Entry | None, error: BaseException) -> None:
+        """Something failed: is it news of the server?"""
+        raise NotImplementedError()
+
     def no_creator(self) -> Exception:
         raise NotImplementedError()
 
@@ -782,6 +786,22 @@ class AdaptedQueuePool(QueuePool):
             dialect, "handle_error", _reclaimed_is_disconnect
         ):
             event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
+            event.listen(dialect, "handle_error", _heard)
+
+
+def _heard(context: Any) -> None:
+    """Let the pool hear what a Connection's error says of the server."""
+    connection = context.connection
+    if context.is_pre_ping or connection is None:
+        return
+    if connection.closed or connection.invalidated:
+        return
+    handle = connection.connection
+    if isinstance(handle, Join):
+        handle = handle.base
+    lease = getattr(handle, "__dict__", {}).get("lease")
+    if lease is not None:
+        handle._pool.hear(lease.entry, context.original_exception)
 
 
 def _forget_first_run(events: Any) -> None:

@@ -27,6 +27,7 @@ from .checkout import Checkouts
 from .entries import OpeningPool
 from .entries import Permit
 from .errors import ConnectionReclaimed
+from .failover import Failover
 from .joins import warn_of_lost
 from .lease import Lease
 from .options import Settings
@@ -53,6 +54,7 @@ class StockedPool(OpeningPool):
         self._refill_lock = threading.RLock()
         self._started = False
         self._tally = Tally()
+        self._failover = Failover(self)
         # there without a limit too, so that who connects already counts
         # once there is one
         self._gate = FairQueue(
@@ -191,6 +193,10 @@ class StockedPool(OpeningPool):
 
     def _check_liveness(self, entry: Entry) -> None:
         """See to it that a dead connection is replaced, not handed out."""
+        if entry.outdated == "refreshed":
+            # who refreshes has not closed it yet
+            self._close(entry, "refreshed")
+            return
         if self.settings.liveness != "passive" or not self.has_dialect:
             return
         if self._seems_alive(entry) or self.suspect(entry):
@@ -288,6 +294,30 @@ class StockedPool(OpeningPool):
 
         """
         return self._care.reclaim(lease, reason, why)
+
+    # what is to be replaced
+
+    def hear(self, entry: Entry | None, error: BaseException) -> None:
+        try:
+            self._failover.hear(entry, error)
+        except Exception:
+            # whoever met the error is to be told that, and not this
+            self.logger.error(
+                "Exception while an error was looked at\n%s",
+                traceback.format_exc(),
+            )
+
+    def outdate(self) -> None:
+        """Whatever is open now is closed instead of lent again."""
+        self._epoch += 1
+        for entry in self.queue.entries():
+            entry.outdated = entry.outdated or "refreshed"
+
+    def close_outdated(self) -> None:
+        """Close what is idle of that."""
+        for entry in self.idle_entries():
+            if entry.connected and entry.outdated == "refreshed":
+                self._care.retire(entry, "refreshed")
 
     # what the caretaker and the reaper ask for
 
