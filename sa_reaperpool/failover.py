@@ -11,7 +11,10 @@ server says one of these, all connections of its pool are replaced:
 Who hears it: a SQLAlchemy ``Connection``'s error, a handle's ``commit()``,
 ``rollback()`` and ``cursor()``, and every connect.  What a raw cursor raises
 passes the pool by.  A ping's answer does not count: that is an old word on
-one connection, and liveness replaces what is dead.
+one connection, and liveness replaces what is dead.  To psycopg2 the words of
+a server that goes down are mostly lost (libpq has the end of the connection
+take their place).  That is a disconnect, after which SQLAlchemy replaces all
+of a pool's connections when they are lent next.
 
 Many hear it at once.  The first marks all connections that were opened
 before as outdated, so that what the others hear, on one of those, is no
