@@ -88,17 +88,19 @@ _MYSQL_DRIVERS = {"pymysql", "MySQLdb", "mysql", "mariadb"}
 
 def word(error: BaseException) -> Word | None:
     """What a driver's exception says of its server, if it is of this."""
-    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
-    if isinstance(code, str) and code in _POSTGRESQL:
-        return Word(code, _POSTGRESQL[code])
     first = error.args[0] if error.args else None
-    if isinstance(first, str):
-        refused = code is None and any(text in first for text in _REFUSALS)
-        return Word("57P03", _DOWN) if refused else None
     if _drivers(error) & _MYSQL_DRIVERS:
-        # the name of an option is in no language
+        # Some have an sqlstate too: 25006, with number 1792, is about the
+        # transaction alone there.
         if first == 1836 or first == 1290 and _names_read_only(error):
             return Word(str(first), _READ_ONLY)
+        return None
+    code = getattr(error, "pgcode", None) or getattr(error, "sqlstate", None)
+    if isinstance(code, str):
+        meaning = _POSTGRESQL.get(code)
+        return None if meaning is None else Word(code, meaning)
+    if isinstance(first, str) and any(text in first for text in _REFUSALS):
+        return Word("57P03", _DOWN)
     return None
 
 
@@ -107,6 +109,7 @@ def _drivers(error: BaseException) -> set[str]:
 
 
 def _names_read_only(error: BaseException) -> bool:
+    # the name of an option is in no language
     text = str(error.args[1]) if len(error.args) > 1 else ""
     return "--read-only" in text or "--super-read-only" in text
 
