@@ -48,8 +48,11 @@ and ``dbapi_connection`` as a slot)
 ``_dispatch_target`` of a class of events
     Whose events they are; that is how the pool has one more.
 
-``_exec_once_mutex`` of an event's listeners
-    What SQLAlchemy holds during a pool's first connect.
+``_exec_once_mutex``, ``_exec_w_sync_once`` of an event's listeners
+    What SQLAlchemy holds during a pool's first connect; is that done.
+
+``only_once()``: ``once``, ``fn`` and ``retry_on_exception`` inside of it
+    What it has still to call once.  It is empty while that is called.
 
 ``_finalize_fairy()``, ``_ConnectionFairy._finalizer`` (2.1),
 ``_strong_ref_connection_records`` (2.0)
@@ -60,7 +63,6 @@ and ``dbapi_connection`` as a slot)
 
 from __future__ import annotations
 
-import os
 import time
 import weakref
 from types import SimpleNamespace
@@ -82,7 +84,9 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.pool.base import _finalize_fairy
 from sqlalchemy.pool.events import PoolEvents
 
+from . import fork
 from . import liveness
+from . import process
 from .errors import ConnectionReclaimed
 from .handle import Joining
 from .handle import Noting
@@ -132,7 +136,7 @@ class Entry(_ConnectionRecord):
     def __init__(self, pool: AdaptedQueuePool):
         super().__init__(pool, connect=False)
         self.pool = weakref.ref(pool)
-        self.process = os.getpid()
+        self.process = pool.process
 
     @property
     def connected(self) -> bool:
@@ -146,7 +150,7 @@ class Entry(_ConnectionRecord):
             pool = self.pool()
             if self.dbapi_connection is None or pool is None:
                 return
-            if self.process == os.getpid():
+            if not process.forked() and self.process == process.number:
                 pool.explain_close(self, "failed")
                 self.close()
         except Exception:
@@ -260,6 +264,7 @@ def _end(handle: Handle) -> Lease | None:
 
     From then on this is a plain handle of SQLAlchemy's.
     """
+    process.check()
     lease = handle.__dict__.get("lease")
     if lease is None or handle._pool._leases.pop(lease.handle, None) is None:
         return None
@@ -396,6 +401,29 @@ class Join(Joining, _ConnectionFairy):
             )
 
 
+def is_inherited(fairy: Any, pool: AdaptedQueuePool) -> bool:
+    """Is this connection, just checked out, the parent's of this process?
+
+    If so, it is never returned.
+    """
+    entry = fairy._connection_record
+    if entry is None or entry.process == pool.process:
+        return False
+    fork.keep((entry, fairy.dbapi_connection))
+    # in 2.0 this is the finaliser
+    entry.fairy_ref = None
+    _no_finaliser(fairy)
+    fairy.dbapi_connection = fairy._connection_record = None
+    return True
+
+
+def _no_finaliser(fairy: Any) -> None:
+    if _strong_refs is None:
+        fairy._finalizer.detach()
+    else:
+        _strong_refs.pop(weakref.ref(fairy), None)
+
+
 def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     """Turn SQLAlchemy's new handle into one with a lease.
 
@@ -409,10 +437,7 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     lease.handle = ref = weakref.ref(fairy, pool._handle_collected)
     pool._leases[ref] = lease
     entry.fairy_ref = ref
-    if _strong_refs is None:
-        fairy._finalizer.detach()
-    else:
-        _strong_refs.pop(weakref.ref(fairy), None)
+    _no_finaliser(fairy)
     fairy.lease = lease
     fairy.__class__ = Handle
     return cast(Handle, fairy)
@@ -472,6 +497,10 @@ class AdaptedQueuePool(QueuePool):
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
     _dialect = NoDialect()
+    _inherited: frozenset[int] = frozenset()
+    process: int = 0
+    """Whose connections these are."""
+
     _opener: Callable[[Any], Any] = None  # type: ignore[assignment]
     _closer: Callable[[Any], object] | None = None
 
@@ -499,6 +528,10 @@ class AdaptedQueuePool(QueuePool):
         raise NotImplementedError()
 
     def _closed(self, connection: Any, terminated: bool) -> None:
+        raise NotImplementedError()
+
+    def hear(self, entry: Entry | None, error: BaseException) -> None:
+        """Something failed: is it news of the server?"""
         raise NotImplementedError()
 
     def no_creator(self) -> Exception:
@@ -529,6 +562,8 @@ class AdaptedQueuePool(QueuePool):
     def _close_connection(
         self, connection: Any, *, terminate: bool = False
     ) -> None:
+        if id(connection) in self._inherited:
+            return
         try:
             if self._closer is None:
                 super()._close_connection(connection, terminate=terminate)
@@ -727,6 +762,19 @@ class AdaptedQueuePool(QueuePool):
         if mutex is not None and mutex.locked():
             events._exec_once_mutex = None
 
+    def inherit(self, entries: list[Any]) -> None:
+        """In a forked child: these are the parent's, not to be closed.
+
+        They are kept for ever, so that their ids are nobody else's.
+        """
+        self._inherited |= {
+            id(entry.dbapi_connection)
+            for entry in entries
+            if entry is not None and entry.dbapi_connection is not None
+        }
+        for events in (self.dispatch.connect, self.dispatch.first_connect):
+            _forget_first_run(events)
+
     def recognise_reclaimed(self) -> None:
         """Let Connection treat ConnectionReclaimed as a disconnect.
 
@@ -738,6 +786,47 @@ class AdaptedQueuePool(QueuePool):
             dialect, "handle_error", _reclaimed_is_disconnect
         ):
             event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
+            event.listen(dialect, "handle_error", _heard)
+
+
+def _heard(context: Any) -> None:
+    """Let the pool hear what a Connection's error says of the server."""
+    connection = context.connection
+    if context.is_pre_ping or connection is None:
+        return
+    if connection.closed or connection.invalidated:
+        return
+    handle = connection.connection
+    if isinstance(handle, Join):
+        handle = handle.base
+    lease = getattr(handle, "__dict__", {}).get("lease")
+    if lease is not None:
+        handle._pool.hear(lease.entry, context.original_exception)
+
+
+def _forget_first_run(events: Any) -> None:
+    """In a forked child: a first connect of the parent's never ends here.
+
+    Its thread holds SQLAlchemy's mutex, and may have the dialect half
+    initialised, which is to happen once.
+    """
+    mutex = getattr(events, "_exec_once_mutex", None)
+    if mutex is None or not mutex.locked():
+        return
+    if not events._exec_w_sync_once:
+        for listener in events:
+            _rearm(listener)
+    events._exec_once_mutex = None
+
+
+def _rearm(listener: Any) -> None:
+    """Have a listener called once more that its wrapper is just calling."""
+    names = getattr(getattr(listener, "__code__", None), "co_freevars", ())
+    if {"once", "fn", "retry_on_exception"} <= set(names):
+        cells = dict(zip(names, listener.__closure__))
+        once = cells["once"].cell_contents
+        if not once and cells["retry_on_exception"].cell_contents:
+            once.append(cells["fn"].cell_contents)
 
 
 class ReaperPoolEvents(PoolEvents):

@@ -313,11 +313,11 @@ class Caretaker:
 
     def _tend_idle(self, now: float) -> None:
         for entry, reason in self._verdicts(now):
-            self._retire(entry, reason)
+            self.retire(entry, reason)
             # after each, so that a borrower finds one open
             self.refill()
 
-    def _retire(self, entry: Entry, reason: str | None) -> bool:
+    def retire(self, entry: Entry, reason: str | None) -> bool:
         """Close an idle entry; without a reason, unless it answers."""
         pool = self._pool
         try:
@@ -335,7 +335,7 @@ class Caretaker:
     def close_idle(self, idle_for: float | None, reason: str) -> int:
         now = monotonic()
         return sum(
-            self._retire(entry, reason)
+            self.retire(entry, reason)
             for entry in self._pool.idle_entries()
             if entry.connected
             and (idle_for is None or now - entry.idle_since >= idle_for)

@@ -25,6 +25,7 @@ from .diagnosis import verdict
 from .errors import CheckoutTimeout
 from .errors import CreatorError
 from .errors import PoolShutdown
+from .failover import Failover
 from .lease import Lease
 from .options import Settings
 from .queue import FairQueue
@@ -49,6 +50,7 @@ class OpeningPool(AdaptedQueuePool):
     settings: Settings = None  # type: ignore[assignment]
     _care: Caretaker = None  # type: ignore[assignment]
     _epoch: int = 0
+    _failover: Failover = None  # type: ignore[assignment]
     _gate: FairQueue[Permit] = None  # type: ignore[assignment]
     _checkouts: Checkouts = None  # type: ignore[assignment]
     _reasons: dict[int, str] = {}
@@ -182,6 +184,7 @@ class OpeningPool(AdaptedQueuePool):
                 self.close_raw(connection)
             elif permits[0] is not None:
                 self._tally.add("connect_failures")
+                self.hear(None, error)
             raise
 
     def _take_permit(self, permits: list[Any]) -> None:

@@ -7,21 +7,26 @@ Handles that were out at the fork raise ConnectionReclaimed in the child.
 
 As the child begins, the thread-local values of its parent's other threads
 are destroyed, before any hook runs in it.  Among them are the seats of
-holders, and may be handles.  So from *before* the fork until both sides
-are through, the end of a holder is nobody's death, and a collected handle
-is not returned.
+holders, and may be handles.  So whatever is called then asks process.py
+first, and does nothing in a process that has not emptied its pools.
+
+Of the parent's threads none goes on in the child, but for the one that
+forked; a lock that another held stays locked.  So nothing here takes a lock
+of the parent's, and each is replaced.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from typing import Any
 
-from . import holder
+from . import process
 from .reaper import reaper
 
 _pools: weakref.WeakSet[Any] = weakref.WeakSet()
+_lock = threading.RLock()
 _inherited: list[object] = []
 
 
@@ -30,24 +35,60 @@ def register(pool: Any) -> None:
     _pools.add(pool)
 
 
-def _before() -> None:
-    holder.set_inert(True)
+def keep(inherited: object) -> None:
+    """Never let this be collected: it is the parent's."""
+    _inherited.append(inherited)
 
 
-def _in_parent() -> None:
-    holder.set_inert(False)
-    # for those that did end meanwhile
-    reaper.holder_ended()
+def catch_up() -> None:
+    """Empty this process's pools, unless that is done."""
+    with _lock: _catch_up()  # fmt: skip
+
+
+def _catch_up() -> None:
+    here = os.getpid()
+    if here == process.number:
+        return
+    for pool in list(_pools):
+        if pool.process != here:
+            pool.forked(here)
+    keep(reaper.restart())
+    process.number = here
 
 
 def _in_child() -> None:
-    for pool in list(_pools):
-        _inherited.append(pool.forked())
-    reaper.restart()
-    holder.set_inert(False)
+    global _lock
+    interruption = None
+    while process.forked():
+        try:
+            # another thread of the parent may have held it
+            _lock = threading.RLock()
+            catch_up()
+        except Exception:
+            # told by who uses a pool, and so tries again
+            raise
+        except BaseException as error:
+            # a signal's: to be told when this is done
+            interruption = error
+    if interruption is not None:
+        raise interruption
+
+
+def _never_free(inherited: list[object]) -> None:
+    """Keep it also when the interpreter ends, and frees all else.
+
+    Some drivers then take leave of the server, in the parent's name.
+    """
+    try:
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(inherited))
+    except (ImportError, AttributeError):
+        # no CPython, or one without ctypes: such drivers will
+        pass
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before, after_in_parent=_in_parent, after_in_child=_in_child
-    )
+    _never_free(_inherited)
+    process.listen(catch_up)
+    os.register_at_fork(after_in_child=_in_child)

@@ -42,8 +42,8 @@ class Noting:
             if level is not None:
                 level.statement()
             cursor = self.dbapi_connection.cursor(*args, **kwargs)
-        except BaseException:
-            raise_if_reclaimed(self)
+        except BaseException as error:
+            _failed(self, error)
             raise
         lease.watch(cursor)
         if level is not None:
@@ -61,8 +61,8 @@ class Noting:
             if lease.level is not None and called_by_sqlalchemy(2):
                 lease.level.commit_refused()
             raise
-        except BaseException:
-            raise_if_reclaimed(self)
+        except BaseException as error:
+            _failed(self, error)
             raise
 
     def rollback(self) -> None:
@@ -76,10 +76,10 @@ class Noting:
                 lease.taken_out()
                 if not (called_by_sqlalchemy(2) and _in_vain(lease.level)):
                     lease.level.rollback()
-        except BaseException:
+        except BaseException as error:
             if isinstance(self, Refusing) and called_by_sqlalchemy(2):
                 return
-            raise_if_reclaimed(self)
+            _failed(self, error)
             raise
 
     def __getattr__(self, key: str) -> Any:
@@ -129,8 +129,8 @@ class Joining:
         try:
             self.level.statement()
             cursor = self.base.dbapi_connection.cursor(*args, **kwargs)
-        except BaseException:
-            raise_if_reclaimed(self.base)
+        except BaseException as error:
+            _failed(self.base, error)
             raise
         lease.watch(cursor)
         self.level.watch(cursor)
@@ -145,8 +145,8 @@ class Joining:
             if called_by_sqlalchemy(2):
                 self.level.commit_refused()
             raise
-        except BaseException:
-            raise_if_reclaimed(self.base)
+        except BaseException as error:
+            _failed(self.base, error)
             raise
 
     def rollback(self) -> None:
@@ -225,6 +225,19 @@ def _in_vain(level: Level) -> bool:
     if level.idle:
         return True
     return not level.in_transaction() and caught_by_sqlalchemy(JoinError)
+
+
+def _failed(handle: Any, error: BaseException) -> None:
+    """A handle's use failed, with this.
+
+    :raises ConnectionReclaimed: since the pool took the connection back.
+
+    """
+    raise_if_reclaimed(handle)
+    lease = handle.__dict__.get("lease")
+    pool = None if lease is None else lease.entry.pool()
+    if pool is not None:
+        pool.hear(lease.entry, error)
 
 
 def raise_if_reclaimed(handle: Any) -> None:

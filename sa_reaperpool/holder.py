@@ -16,6 +16,8 @@ import threading
 import weakref
 from typing import Callable
 
+from .process import forked
+
 
 class _Seat:
     """What the thread state owns: while it exists, so does the thread."""
@@ -44,7 +46,6 @@ class Holder:
 
 _local = threading.local()
 _listeners: list[Callable[[], None]] = []
-_inert = False
 
 
 def current() -> Holder:
@@ -71,23 +72,11 @@ def listen(when_one_ends: Callable[[], None]) -> None:
     _listeners.append(when_one_ends)
 
 
-def set_inert(inert: bool) -> None:
-    """Between a fork's beginning and its end no thread's end counts.
-
-    The child's copies of its parent's other threads end as the child
-    begins, and that is nobody's death.
-    """
-    global _inert
-    _inert = inert
-
-
-def inert() -> bool:
-    return _inert
-
-
 def _seat_vacated(ref: weakref.ref[_Seat]) -> None:
-    # at interpreter exit the names of this module may be gone already
-    if _listeners and not _inert:
+    # At interpreter exit the names of this module may be gone already.  A
+    # child's copies of its parent's other threads end as the child begins,
+    # and that is nobody's death.
+    if _listeners and not forked():
         for listener in _listeners:
             listener()
 

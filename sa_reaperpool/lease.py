@@ -44,6 +44,7 @@ from typing import TypeVar
 import sqlalchemy
 
 from . import holder as _holder
+from . import process
 from .holder import Holder
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ class Lease:
         :raises NotOwner: it is reserved by another one.
 
         """
+        process.check()
         self.used = monotonic()
         holder = _holder.current()
         if holder is not self._last:

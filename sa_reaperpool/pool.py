@@ -243,9 +243,7 @@ class ReaperPool(ReservingPool, LifetimePool):
 
     def refresh(self) -> None:
         """Replace all connections: idle ones now, others at their return."""
-        self._epoch += 1
-        for entry in self.queue.entries():
-            entry.outdated = entry.outdated or "refreshed"
+        self.outdate()
         self._care.close_idle(None, "refreshed")
         self._wake_reaper()
 

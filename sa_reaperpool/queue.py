@@ -158,6 +158,13 @@ class FairQueue(Generic[E]):
         self._tidy()
         return [entry for ref in refs if (entry := ref()) is not None]
 
+    def inherited(self) -> list[E | None]:
+        """All live entries, in a forked child.
+
+        Without the lock: the thread that holds it is in the parent.
+        """
+        return [ref() for ref in self._live.copy().values()]
+
     # taking
 
     def get_nowait(self) -> E | None:

@@ -63,8 +63,13 @@ class Reaper:
         self._lock = threading.RLock()
         self.restart()
 
-    def restart(self) -> None:
-        """Begin from nothing, as in a forked child, where no thread is."""
+    def restart(self) -> object:
+        """Begin from nothing, as in a forked child, where no thread is.
+
+        :return: what there was.
+
+        """
+        before = vars(self).copy()
         self._lock = threading.RLock()
         self._crew = Crew()
         self._mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -73,6 +78,7 @@ class Reaper:
         self._thread: threading.Thread | None = None
         self._ident: int | None = None
         self._stopping = False
+        return before
 
     def look_after(self, pool: Any) -> bool:
         """Take a pool on; harmless if it is on already.

@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 
 from . import holder
+from . import process
 from .checkout import PartsOwn
 from .guards import level_of
 from .holder import Holder
@@ -88,6 +89,9 @@ class Part:
         return self.thread is thread and self.whose is whose
 
     def __del__(self) -> None:
+        if process.forked():
+            # by the end of a copy of one of the parent's threads
+            return
         at_home = holder.current() is self.home
         for pool, own in self.owns.items():
             own.over = True

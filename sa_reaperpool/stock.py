@@ -15,8 +15,8 @@ from typing import Any
 
 from . import adapter
 from . import fork
-from . import holder
 from . import liveness
+from . import process
 from . import upkeep
 from .adapter import Entry
 from .adapter import Handle
@@ -27,6 +27,7 @@ from .checkout import Checkouts
 from .entries import OpeningPool
 from .entries import Permit
 from .errors import ConnectionReclaimed
+from .failover import Failover
 from .joins import warn_of_lost
 from .lease import Lease
 from .options import Settings
@@ -41,6 +42,7 @@ class StockedPool(OpeningPool):
 
     def _init_stock(self, settings: Settings) -> None:
         self.settings = settings
+        self.process = process.number
         self._care = Caretaker(self)
         self._checkouts = Checkouts()
         self._begin_empty()
@@ -52,6 +54,7 @@ class StockedPool(OpeningPool):
         self._refill_lock = threading.RLock()
         self._started = False
         self._tally = Tally()
+        self._failover = Failover(self)
         # there without a limit too, so that who connects already counts
         # once there is one
         self._gate = FairQueue(
@@ -72,15 +75,19 @@ class StockedPool(OpeningPool):
     def _new_entry(self) -> Entry:
         return Entry(self)
 
-    def forked(self) -> object:
+    def forked(self, here: int) -> None:
         """In a forked child: start empty.
 
-        :return: what was there, and belongs to the parent.  Whoever gets it
-         must see to it that it is never collected, since the end of a
-         connection's last reference closes it.
+        May be interrupted anywhere, and called again then.
+
+        :param here: the child's number.
 
         """
-        inherited = (self.queue, self._leases)
+        before = self.queue
+        entries = before.inherited()
+        # before anything of it is let go of
+        fork.keep((before, self._leases, entries))
+        self.inherit(entries)
         shut = self.shut
         for ref, lease in self._leases.copy().items():
             handle = ref()
@@ -92,15 +99,17 @@ class StockedPool(OpeningPool):
                     f"one that uses it.  Checked out at {lease.where}."
                 )
                 adapter.fence(handle, self.reclaimed(why, "forked"))
+                # The child has lost nothing, and may reserve another one.
+                handle.__dict__["told"] = True
         self._begin_empty()
         self._checkouts = Checkouts()
         self._care = Caretaker(self)
         self.queue = self._new_queue(
-            inherited[0].maxsize, self.max_overflow, inherited[0].use_lifo
+            before.maxsize, self.max_overflow, before.use_lifo
         )
         if shut:
             self._close_queues()
-        return inherited
+        self.process = here
 
     def _close_queues(self) -> None:
         """Lend nothing any more; wake who waits, close what is idle."""
@@ -125,11 +134,16 @@ class StockedPool(OpeningPool):
         :raises CheckoutTimeout: none came free within the time limit.
 
         """
+        process.check()
         checkouts = self._checkouts
         checkout = Checkout(timeout, checkouts.current)
         checkouts.current = checkout
         try:
-            handle = adapter.attach(super().connect(), self)
+            fairy = super().connect()
+            if adapter.is_inherited(fairy, self):
+                # a listener has forked, and this is the child
+                return self.check_out(timeout)
+            handle = adapter.attach(fairy, self)
             self._lent(handle)
             self._tally.add("checkouts")
             checkouts.current = checkout.outer
@@ -179,6 +193,10 @@ class StockedPool(OpeningPool):
 
     def _check_liveness(self, entry: Entry) -> None:
         """See to it that a dead connection is replaced, not handed out."""
+        if entry.outdated == "refreshed":
+            # who refreshes has not closed it yet
+            self._close(entry, "refreshed")
+            return
         if self.settings.liveness != "passive" or not self.has_dialect:
             return
         if self._seems_alive(entry) or self.suspect(entry):
@@ -204,6 +222,9 @@ class StockedPool(OpeningPool):
 
     def _give_back(self, entry: Entry) -> None:
         """SQLAlchemy returns a record, connected or not."""
+        if entry.process != self.process:
+            # a listener has forked, and this is the child
+            return
         entry.idle_since = entry.traffic_at = now = monotonic()
         reason = upkeep.outlived(entry, self.settings, now)
         # what was out at a dispose() is kept, as QueuePool does
@@ -215,7 +236,7 @@ class StockedPool(OpeningPool):
 
     def _handle_collected(self, ref: weakref.ref[Any]) -> None:
         """The garbage collector took a handle that was not closed."""
-        if holder.inert():
+        if process.forked():
             return
         try:
             if reaper.running_here():
@@ -273,6 +294,30 @@ class StockedPool(OpeningPool):
 
         """
         return self._care.reclaim(lease, reason, why)
+
+    # what is to be replaced
+
+    def hear(self, entry: Entry | None, error: BaseException) -> None:
+        try:
+            self._failover.hear(entry, error)
+        except Exception:
+            # whoever met the error is to be told that, and not this
+            self.logger.error(
+                "Exception while an error was looked at\n%s",
+                traceback.format_exc(),
+            )
+
+    def outdate(self) -> None:
+        """Whatever is open now is closed instead of lent again."""
+        self._epoch += 1
+        for entry in self.queue.entries():
+            entry.outdated = entry.outdated or "refreshed"
+
+    def close_outdated(self) -> None:
+        """Close what is idle of that."""
+        for entry in self.idle_entries():
+            if entry.connected and entry.outdated == "refreshed":
+                self._care.retire(entry, "refreshed")
 
     # what the caretaker and the reaper ask for
 

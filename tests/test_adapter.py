@@ -229,8 +229,30 @@ def test_the_mutex_is_made_anew_where_there_is_none(pool):
     events = pool.dispatch.connect
     message = look_at("_exec_once_mutex", "unlock_first_connect()")
     assert events._exec_once_mutex is None, message
+    assert events._exec_w_sync_once is False, message
     pool.connect()
     assert not events._exec_once_mutex.locked(), message
+    assert events._exec_w_sync_once is True, message
+
+
+def test_what_is_called_once_is_taken_out_while_it_is_called(pool):
+    calls = []
+
+    def initialise(*args):
+        names = listener.__code__.co_freevars
+        cells = dict(zip(names, listener.__closure__))
+        calls.append(cells["once"].cell_contents.copy())
+        assert cells["fn"].cell_contents is initialise
+        assert cells["retry_on_exception"].cell_contents is True
+
+    event.listen(pool, "connect", initialise, _once_unless_exception=True)
+    (listener,) = pool.dispatch.connect
+    pool.connect()
+    message = look_at("only_once()", "_rearm()")
+    assert calls == [[]], message
+    adapter._rearm(listener)
+    listener()
+    assert calls == [[], []], message
 
 
 # records

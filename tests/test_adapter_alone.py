@@ -39,6 +39,7 @@ PRIVATE = [
     "_do_return_conn",
     "_echo",
     "_exec_once_mutex",
+    "_exec_w_sync_once",
     "_finalize_fairy",
     "_finalizer",
     "_invalidate",

@@ -121,7 +121,8 @@ class MariaDB:
             f"CREATE DATABASE IF NOT EXISTS {DATABASE};\n"
             f"CREATE USER IF NOT EXISTS '{USER}'@'127.0.0.1'"
             f" IDENTIFIED BY '{self.password}';\n"
-            f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1';\n"
+            f"GRANT ALL ON *.* TO '{USER}'@'127.0.0.1'"
+            " WITH GRANT OPTION;\n"
             "DROP USER IF EXISTS 'root'@'127.0.0.1', 'root'@'::1';\n",
         )
 

@@ -1,0 +1,360 @@
+"""Forks at awkward moments: locks that are held, first connects, listeners.
+
+What a child finds in the usual case is in test_fork.py.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+
+import pytest
+from forks import Child
+from forks import TalkingDriver
+from forks import a_pool
+from forks import branch
+from forks import forked
+from forks import in_a_child
+from forks import numbers
+from sqlalchemy import create_engine
+from sqlalchemy import event
+from sqlalchemy.pool import QueuePool
+from stub import Gate
+from stub import Task
+from stub import in_ended_thread
+from stub import until
+from test_interruption import Interrupter
+
+from sa_reaperpool import ConnectionReclaimed
+from sa_reaperpool import ReaperPool
+from sa_reaperpool import fork
+from sa_reaperpool import process
+from sa_reaperpool.reaper import reaper
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+    # which says what this is about
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def driver():
+    return TalkingDriver()
+
+
+# locks
+
+
+LOCKS = {
+    "queue": lambda pool: pool.queue._lock,
+    "gate": lambda pool: pool._gate._lock,
+    "tally": lambda pool: pool._tally._lock,
+    "refill": lambda pool: pool._refill_lock,
+    "configuring": lambda pool: pool._configuring,
+    "reaper": lambda pool: reaper._lock,
+    "crew": lambda pool: reaper._crew._lock,
+    "fork": lambda pool: fork._lock,
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_lock_that_another_thread_holds(driver, name):
+    pool = a_pool(
+        driver, reaping_frequency=60, min_idle=1, max_connecting=1
+    )
+    pool.connect().close()
+    gate = Gate()
+
+    def hold():
+        with LOCKS[name](pool):
+            gate()
+
+    task = Task(hold)
+    gate.wait()
+
+    def child():
+        assert len(numbers(pool)) == 3
+        pool.configure(max_age=3600)
+        # a helper's work, so with the crew
+        pool.keep(pool.connect())
+        pool.flush()
+        until(lambda: pool.stats().idle == 1)
+        return True
+
+    assert in_a_child(child)
+    gate.open()
+    task.result()
+
+
+def every_lock(pool):
+    return [
+        name
+        for owner in (pool, pool.queue, pool._gate, pool._tally, reaper)
+        for name, value in vars(owner).items()
+        if isinstance(value, (type(threading.Lock()), type(threading.RLock())))
+    ]
+
+
+def test_no_lock_is_missing_above(driver):
+    assert len(every_lock(a_pool(driver))) == len(LOCKS) - 2
+
+
+# the first connect
+
+
+@pytest.mark.parametrize("poolclass", [QueuePool, ReaperPool])
+def test_during_the_first_connect(tmp_path, monkeypatch, poolclass):
+    """The second of the traps: SQLAlchemy's mutex stays held in the child."""
+    engine = create_engine(
+        f"sqlite:///{tmp_path / 'db'}", poolclass=poolclass
+    )
+    gate, parent = Gate(), os.getpid()
+    initialise, initialised = engine.dialect.initialize, []
+
+    def slowly(connection):
+        if os.getpid() == parent:
+            gate()
+        initialised.append(os.getpid())
+        initialise(connection)
+
+    monkeypatch.setattr(engine.dialect, "initialize", slowly)
+    task = Task(lambda: engine.connect().close())
+    gate.wait()
+
+    def child():
+        use = threading.Thread(
+            target=lambda: engine.connect().close(), daemon=True
+        )
+        use.start()
+        use.join(1.0 if poolclass is QueuePool else None)
+        if use.is_alive():
+            return "hangs"
+        # and it is initialised there as well, once
+        engine.connect().close()
+        return initialised == [os.getpid()]
+
+    told = in_a_child(child)
+    assert told == ("hangs" if poolclass is QueuePool else True)
+    gate.open()
+    task.result()
+    assert initialised == [parent]
+    engine.dispose()
+
+
+def test_after_the_first_connect(tmp_path, monkeypatch):
+    engine = create_engine(
+        f"sqlite:///{tmp_path / 'db'}", poolclass=ReaperPool
+    )
+    engine.connect().close()
+    calls = []
+    monkeypatch.setattr(engine.dialect, "initialize", calls.append)
+
+    def child():
+        engine.connect().close()
+        return len(calls)
+
+    assert in_a_child(child) == 0
+    engine.dispose()
+
+
+def test_during_a_first_connect_listener(driver):
+    pool = a_pool(driver)
+    gate, parent = Gate(), os.getpid()
+
+    @event.listens_for(pool, "first_connect")
+    def once(connection, record):
+        if os.getpid() == parent:
+            gate()
+
+    task = Task(numbers, pool)
+    gate.wait()
+    assert len(in_a_child(numbers, pool)) == 3
+    gate.open()
+    task.result()
+
+
+# the reaper
+
+
+def test_the_reaper_runs_in_the_child(driver):
+    pool = a_pool(driver, reaping_frequency=60, dead_connection_timeout=0.05)
+    pool.connect().close()
+
+    def child():
+        old = in_ended_thread(pool.connect)
+        until(lambda: pool.stats().closed == {"reaped": 1})
+        return old.is_valid
+
+    assert in_a_child(child) is False
+    assert pool.stats().closed == {}
+
+
+def test_nothing_is_opened_before_the_childs_first_checkout(driver):
+    pool = a_pool(driver, reaping_frequency=0.001, min_idle=2)
+    pool.connect().close()
+    until(lambda: pool.stats().idle >= 2)
+
+    def child():
+        before = driver.connects
+        pool.flush()
+        pool.refresh()
+        pool.configure(max_age=60)
+        # with no thread nothing is opened, now or later
+        names = [thread.name for thread in threading.enumerate()]
+        assert not [n for n in names if "sa_reaperpool" in n], names
+        assert driver.connects == before
+        pool.connect().close()
+        until(lambda: pool.stats().idle >= 2)
+        return True
+
+    assert in_a_child(child)
+
+
+def test_a_fork_in_one_of_the_reapers_threads(driver):
+    pool = a_pool(driver, reaping_frequency=60, dead_connection_timeout=0)
+    forked_there = []
+
+    @event.listens_for(pool, "reap")
+    def fork_there(lease, reason):
+        forked_there.append(forked(numbers, pool))
+
+    handle = in_ended_thread(pool.connect)
+    until(lambda: forked_there)
+    assert forked_there[0].result() == [2, 3, 4]
+    assert not handle.is_valid
+
+
+# forks in listeners, whose child goes on from there
+
+
+@pytest.mark.parametrize("name", ["connect", "checkout"])
+def test_a_fork_in_a_checkouts_listener(driver, name):
+    pool = a_pool(driver)
+    sides = []
+
+    @event.listens_for(pool, name)
+    def fork_here(*args):
+        if not sides:
+            sides.append(branch())
+
+    handle = pool.connect()
+    side = sides[0]
+    if not isinstance(side, Child):
+        try:
+            number = handle.dbapi_connection.number
+            handle.close()
+            side([number, pool.stats().idle, pool.stats().in_use])
+        except BaseException as error:
+            side(error=repr(error))
+    assert side.result() == [2, 1, 0]
+    assert driver.heard() == []
+    assert handle.dbapi_connection.number == 1
+    handle.close()
+
+
+def test_a_fork_in_a_returns_listener(driver):
+    pool = a_pool(driver)
+    sides = []
+    handle = pool.connect()
+
+    @event.listens_for(pool, "checkin")
+    def fork_here(*args):
+        if not sides:
+            sides.append(branch())
+
+    handle.close()
+    side = sides[0]
+    if not isinstance(side, Child):
+        try:
+            assert pool.stats().idle == 0
+            side(numbers(pool))
+        except BaseException as error:
+            side(error=repr(error))
+    assert side.result() == [2, 3, 4]
+    assert driver.heard() == ["rollback"]
+    assert numbers(pool, 1) == [1]
+
+
+def test_a_listener_that_fails_in_the_child(driver):
+    pool = a_pool(driver)
+    sides = []
+
+    @event.listens_for(pool, "checkout")
+    def fork_here(*args):
+        if not sides:
+            sides.append(branch())
+            if not isinstance(sides[0], Child):
+                raise KeyboardInterrupt
+
+    try:
+        handle = pool.connect()
+    except KeyboardInterrupt:
+        sides[0](numbers(pool))
+    assert sides[0].result() == [2, 3, 4]
+    assert driver.heard() == []
+    handle.close()
+
+
+# a child that is interrupted as it begins, or whose hook was not called
+
+
+def test_an_interruption_at_any_line(driver, monkeypatch):
+    """Of what the child does first; here without a fork."""
+    here = process.number
+    for nth in range(1, 1000):
+        pool = a_pool(driver)
+        monkeypatch.setattr(fork, "_pools", {pool})
+        monkeypatch.setattr(fork, "_inherited", [])
+        held, idle = pool.connect(), pool.connect()
+        idle.close()
+        pool.process = process.number = -1
+        driver.heard()
+        interrupter = Interrupter(nth)
+        sys.settrace(interrupter.trace)
+        try:
+            fork._in_child()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+            process.check()
+        assert process.number == pool.process == here, interrupter.where
+        with pytest.raises(ConnectionReclaimed):
+            held.cursor()
+        opened = driver.connects
+        assert min(numbers(pool)) == opened + 1, interrupter.where
+        assert "close" not in driver.heard()[:1], interrupter.where
+        if interrupter.where is None:
+            break
+    assert nth > 30
+
+
+def test_a_child_without_the_hook(driver, monkeypatch):
+    """As one that C code forked."""
+    pool = a_pool(driver)
+    held, closed, idle = pool.connect(), pool.connect(), pool.connect()
+    idle.close()
+    dropped = [closed]
+    driver.heard()
+    with monkeypatch.context() as patch:
+        patch.setattr(fork, "catch_up", lambda: None)
+        patch.setattr(process, "forked", lambda: False)
+
+        def child(first):
+            patch.undo()
+            if first == "use":
+                with pytest.raises(ConnectionReclaimed):
+                    held.cursor()
+            elif first == "close":
+                held.close()
+            else:
+                dropped.clear()
+                gc.collect()
+            return numbers(pool)
+
+        for first in ("use", "close", "collect"):
+            assert in_a_child(child, first) == [4, 5, 6]
+    assert driver.heard() == []
