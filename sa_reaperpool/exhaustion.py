@@ -72,13 +72,22 @@ class Place:
 
     """
 
-    __slots__ = ("holder", "counts", "most", "turned_away", "circle", "_of")
+    __slots__ = (
+        "holder",
+        "since",
+        "counts",
+        "most",
+        "turned_away",
+        "circle",
+        "_of",
+    )
 
     def __init__(
         self, exhaustion: Exhaustion, patient: bool, most: int | None
     ):
         self._of = exhaustion
         self.holder = holder.current()
+        self.since = monotonic()
         self.counts = patient
         self.most = most if patient else None
         self.turned_away = False
@@ -139,7 +148,7 @@ class Exhaustion:
          ``on_deadlock="raise"``.
 
         """
-        circle = self._circle(waiter)
+        circle = self._circle(place, waiter)
         if circle is None:
             return
         pool = self._pool
@@ -167,8 +176,12 @@ class Exhaustion:
                 diagnosis.report(scene, sentence, "on_deadlock warn"),
             )
 
-    def _circle(self, waiter: Waiter | None) -> Circle | None:
-        """Those who wait for each other, as it seems, or None."""
+    def _circle(self, place: Place, waiter: Waiter) -> Circle | None:
+        """Those who wait for each other, as it seems, or None.
+
+        :param place: the last to have joined them, maybe.
+
+        """
         pool = self._pool
         leases = self._counting()
         if not leases or len(leases) < pool.queue.live():
@@ -178,9 +191,8 @@ class Exhaustion:
             for each in pool.queue.line()
             if isinstance(each.place, Place) and each.place.counts
         }
-        if waiter is not None:
-            # whose time may be up
-            line[waiter.place.holder] = waiter  # type: ignore[union-attr]
+        # it may have left the line, its time being up
+        line[place.holder] = waiter
         members = deadlock.circle(leases, pool.queue.live(), line)
         if members is None:
             return None
@@ -195,7 +207,7 @@ class Exhaustion:
             leases,
             [line[member] for member in members],
             certain=not cursors,
-            since=monotonic(),
+            since=place.since,
         )
 
     def _counting(self) -> list[Lease]:
@@ -305,7 +317,7 @@ class Exhaustion:
         if place is not None:
             others -= any(each.place is place for each in line)
             if place.counts:
-                deadlock = deadlock or self._was_deadlock(place, waited, now)
+                deadlock = deadlock or self._was_deadlock(place, now)
                 waiting.add(place.holder)
         leases = sorted(self._counting(), key=lambda lease: lease.taken)
         asking = holder.current()
@@ -361,12 +373,11 @@ class Exhaustion:
             busy=self._runs(lease),
         )
 
-    def _was_deadlock(self, place: Place, waited: float, now: float) -> bool:
+    def _was_deadlock(self, place: Place, now: float) -> bool:
         """Was a circle the reason, for most of the time that was waited?"""
         circle = place.circle
         if circle is None:
-            waiter = Waiter(place)
-            circle = self._circle(waiter)
+            circle = self._circle(place, Waiter(place))
             return circle is not None and self._stands(circle)
         leases = self._pool._leases
         if circle.over is None:
@@ -375,7 +386,8 @@ class Exhaustion:
                 return False
             if circle.has(place):
                 circle.over = now
-        return (circle.over or now) - circle.since >= waited / 2
+        over = now if circle.over is None else circle.over
+        return over - circle.since >= (now - place.since) / 2
 
 
 def _mark(circle: Circle, place: Place) -> bool:
