@@ -289,6 +289,20 @@ def test_one_with_an_open_cursor(pool, circle, told):
     cursor.close()
 
 
+def test_one_who_holds_nothing_is_not_refused(driver, circle, told):
+    """It has not closed the circle, and would open nothing by leaving."""
+    pool = a_pool(driver)
+    threads = circle(pool)
+    cursor = threads.last.have(threads.handles[-1].cursor)
+    nobody_is_accused(threads, told)
+    # which closes the circle, unseen
+    cursor.close()
+    threads.deeds.append(threads.last.wait())
+    until(told)
+    assert "Deadlock suspected" in told()[0]
+    assert not threads.deeds[-1].done.is_set()
+
+
 def test_one_that_runs_a_command(driver, pool, circle, told):
     class Info:
         transaction_status = 1
