@@ -9,7 +9,9 @@ of a ``functools.partial``.
 
 from __future__ import annotations
 
+import inspect
 import re
+from typing import AbstractSet
 from typing import Any
 from typing import Iterator
 from typing import Mapping
@@ -50,7 +52,7 @@ def shorten(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
 
 
-def redact(text: str, secrets: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def redact(text: str, secrets: AbstractSet[str] = frozenset()) -> str:
     """The text with ``***`` in place of passwords.
 
     :param secrets: known ones.
@@ -65,14 +67,13 @@ def redact(text: str, secrets: set[str] = frozenset()) -> str:  # type: ignore[a
     return _BEFORE_HOST.sub(r"\1:***@", text)
 
 
-def _written(secrets: set[str]) -> set[str]:
+def _written(secrets: AbstractSet[str]) -> set[str]:
     """In all the ways in which a message may have them."""
     ways = {
         way(secret)
         for secret in secrets
         for way in (str, quote, quote_plus, unquote, lambda s: repr(s)[1:-1])
     }
-    # by pieces as well, where a message may be wrapped
     return {way for way in ways if way.strip()}
 
 
@@ -92,19 +93,22 @@ def _made_of(creator: Any) -> Iterator[Any]:
     function = getattr(creator, "func", creator)
     yield from getattr(creator, "args", None) or ()
     yield getattr(creator, "keywords", None)
-    function = getattr(function, "__func__", function)
     for cell in getattr(function, "__closure__", None) or ():
         try:
             yield cell.cell_contents
         except ValueError:
             # not filled yet
             continue
-    yield from getattr(function, "__defaults__", None) or ()
-    yield getattr(function, "__kwdefaults__", None)
+    # fails for some that are built in
+    parameters = inspect.signature(function).parameters
+    yield {name: each.default for name, each in parameters.items()}
 
 
 def _secrets_in(value: Any, depth: int = 2) -> Iterator[str]:
-    if isinstance(value, str):
+    if isinstance(getattr(value, "password", None), str):
+        # a URL of SQLAlchemy's
+        yield value.password
+    elif isinstance(value, str):
         for pattern in (_ASSIGNED, _BEFORE_HOST):
             for found in pattern.finditer(value):
                 yield found.group(found.re.groups).strip("\"'")
@@ -117,6 +121,3 @@ def _secrets_in(value: Any, depth: int = 2) -> Iterator[str]:
     elif isinstance(value, (list, tuple)) and depth:
         for each in value:
             yield from _secrets_in(each, depth - 1)
-    elif isinstance(getattr(value, "password", None), str):
-        # a URL of SQLAlchemy's
-        yield value.password
