@@ -9,9 +9,11 @@ from .errors import JoinOrder
 from .errors import JoinRefused
 from .errors import NotCheckedOut
 from .errors import NotOwner
+from .errors import PoolDeadlock
 from .errors import PoolShutdown
 from .errors import ProvisionalCommitLost
 from .errors import ReservationError
+from .errors import TooManyWaiting
 from .lease import HolderInfo
 from .lease import LeaseInfo
 from .middleware import ReleaseConnections
@@ -35,12 +37,14 @@ __all__ = (
     "LeaseInfo",
     "NotCheckedOut",
     "NotOwner",
+    "PoolDeadlock",
     "PoolShutdown",
     "ProvisionalCommitLost",
     "ReaperPool",
     "ReleaseConnections",
     "ReservationError",
     "Stats",
+    "TooManyWaiting",
     "Wrapper",
     "__version__",
     "release_connections",

@@ -130,6 +130,12 @@ class Entry(_ConnectionRecord):
     outdated: str | None = None
     """Why it is not to be used any longer: ``refreshed``, ``shutdown``."""
 
+    lent_at: float = 0.0
+    """When it was last checked out; 0 once it was returned."""
+
+    connecting_since: float = 0.0
+    """When the connect began that is under way; 0 if none is."""
+
     probe: liveness.Probe | None = None
     """Looks at its socket."""
 
@@ -436,6 +442,7 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     lease = Lease(entry, pool.queue.turn(entry))
     lease.handle = ref = weakref.ref(fairy, pool._handle_collected)
     pool._leases[ref] = lease
+    entry.lent_at = lease.taken
     entry.fairy_ref = ref
     _no_finaliser(fairy)
     fairy.lease = lease

@@ -1,43 +1,295 @@
-"""Why the pool ran dry: a verdict in one sentence.
+"""Why the pool ran dry: one verdict, and the report for who is paged.
 
-A plain function of the leases and of who asks, so that it can be tested
-without a pool that runs dry.
+Plain functions of a :class:`.Scene`, which is all that they know, so that
+they can be tested without a pool that runs dry.  All times are seconds.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+import dataclasses
+from typing import Iterable
+from typing import NamedTuple
 from typing import Sequence
 
-from .holder import Holder
+from .lease import LeaseInfo
+
+FAR = 10
+"""So many times as long as usual is far longer than usual."""
+
+BRIEF = 0.1
+"""Shorter than this is no sign of anything."""
+
+LINES = 18
+"""So many holders have a line of their own in a report."""
 
 
-class Held(Protocol):
-    """What a verdict wants to know of a lease."""
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """A lease, as a diagnosis wants to know it."""
+
+    info: LeaseInfo
+
+    own: bool = False
+    """Is the one who asks the last who used it?"""
+
+    waits: bool = False
+    """Do all who could give it back wait for a connection of this pool?"""
+
+    busy: bool = False
+    """Does it run a command?"""
 
     @property
-    def holders(self) -> Sequence[Holder]: ...
+    def ended(self) -> bool:
+        """Have all its holders ended?"""
+        return not any(holder.alive for holder in self.info.holders)
 
-    @property
-    def where(self) -> str: ...
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """The pool at the moment when a checkout got nothing."""
+
+    leases: tuple[Held, ...]
+    """Longest held first."""
+
+    waited: float
+    limit: float | None
+    size: int
+    overflow: int
+
+    waiting: int = 0
+    """How many others wait."""
+
+    deadlock: bool = False
+    """Did all holders wait for this pool, for most of the time waited?"""
+
+    opening: int = 0
+    """Connections that are being opened, or are free to be."""
+
+    opening_for: float = 0.0
+    """For how long the oldest of those connects has been under way."""
+
+    connect_error: str | None = None
+    """The newest, if nothing has been opened since."""
+
+    usual: float | None = None
+    """How long a connection is held at most, as a rule."""
+
+    wanted: int = 0
+    """How many connections the present demand would need."""
+
+    permits: int | None = None
+    """``max_connecting``, if it is this that was waited for."""
+
+    name: str | None = None
 
 
-def verdict(leases: Sequence[Held], asking: Holder) -> str | None:
-    """Return why nothing came free, or None where it can't be told.
+class Verdict(NamedTuple):
+    """Why nothing came free."""
 
-    :param leases: all that are out.
+    reason: str
+    """One word, that stays: ``nested``, ``deadlock``, ``leak``,
+    ``unreachable`` or ``small``."""
 
-    :param asking: who waited.
+    sentence: str
+
+
+def verdict(scene: Scene) -> Verdict:
+    """Why nothing came free; exactly one reason, and that in a sentence.
+
+    Looked at in this order, since each of them would also look like those
+    that come after it: slots are there and no connection comes into being;
+    this thread, or all threads, wait for themselves; connections are held
+    far longer than usual.  What is left is a pool that is too small.
+    """
+    if _is_unreachable(scene):
+        return Verdict("unreachable", _unreachable(scene))
+    leases = [held for held in scene.leases if not held.info.kept]
+    own = [held for held in leases if held.own]
+    if own and (len(own) == len(scene.leases) or not scene.deadlock):
+        return Verdict("nested", _nested(scene, own))
+    if scene.deadlock:
+        return Verdict("deadlock", _deadlock(scene))
+    leaked = [held for held in leases if _is_leaked(held, scene)]
+    if leaked:
+        return Verdict("leak", _leak(scene, leaked))
+    return Verdict("small", _small(scene))
+
+
+def _is_unreachable(scene: Scene) -> bool:
+    if not scene.opening:
+        return False
+    if scene.connect_error is not None:
+        return True
+    # long for a connect: all of what was waited, or a second
+    long = scene.waited if scene.waited >= BRIEF else 1.0
+    return scene.opening_for >= long
+
+
+def _unreachable(scene: Scene) -> str:
+    what = (
+        f"Database unreachable: {_some(scene.opening, 'connection')} could "
+        "be opened, and none comes about"
+    )
+    if scene.opening_for:
+        what += f"; a connect is under way for {_time(scene.opening_for)}"
+    if scene.connect_error is not None:
+        what += "; the newest connect failed (see below)"
+    return what + "."
+
+
+def _nested(scene: Scene, own: Sequence[Held]) -> str:
+    what = (
+        f"Nested checkout: this thread itself holds {len(own)} of "
+        f"{len(scene.leases)} connections in use, taken at "
+        f"{_places(own)}"
+    )
+    if len(own) == len(scene.leases):
+        what += "; a deadlock, since it waits for itself"
+    return what + ".  See reservation='thread'."
+
+
+def _deadlock(scene: Scene) -> str:
+    return (
+        f"Deadlock suspected: all {len(scene.leases)} connections are held "
+        "by threads that wait for another one of this pool, and nobody can "
+        "go on.  Let a thread hold one at a time, see reservation='thread'."
+    )
+
+
+def _is_leaked(held: Held, scene: Scene) -> bool:
+    info = held.info
+    if held.ended:
+        return True
+    if held.waits:
+        # which is why it is held for so long
+        return False
+    least = max(scene.waited, BRIEF)
+    if scene.usual is not None:
+        return info.held_for > max(least, FAR * scene.usual)
+    # Nothing is known to be usual; not used at all for so long is not.
+    return not held.busy and info.unused_for >= least
+
+
+def _leak(scene: Scene, leaked: Sequence[Held]) -> str:
+    ended = sum(held.ended for held in leaked)
+    busy = sum(held.busy for held in leaked)
+    what = (
+        f"Leak: {len(leaked)} of {len(scene.leases)} connections in use "
+        f"{'is' if len(leaked) == 1 else 'are'} held far longer than usual"
+    )
+    if scene.usual is not None:
+        what += f", where 19 of 20 are back within {_time(scene.usual)}"
+    longest = max(leaked, key=lambda held: held.info.held_for)
+    what += (
+        f"; the longest for {_time(longest.info.held_for)}, taken at "
+        f"{longest.info.where}"
+    )
+    if ended:
+        what += f"; of {ended} all holders have ended"
+    if busy:
+        what += f"; {busy} run a statement, which may be slow or blocked"
+    return what + "."
+
+
+def _small(scene: Scene) -> str:
+    if scene.permits is not None:
+        return (
+            f"Too small: max_connecting lets {scene.permits} connect at a "
+            "time, and this one's turn did not come."
+        )
+    count = len(scene.leases)
+    kept = sum(held.info.kept for held in scene.leases)
+    nesting = sum(held.waits for held in scene.leases)
+    what = f"Too small: all {count} connections are in brisk use"
+    if count == 0:
+        what = "Too small: nothing came free in time"
+    elif kept == count:
+        what = f"Too small: all {count} connections are kept, by pool.keep()"
+    if scene.usual is not None:
+        what += f", 19 of 20 are back within {_time(scene.usual)}"
+    what += f"; today's demand would need about {scene.wanted}"
+    if 0 < kept < count:
+        what += f"; {kept} of them are kept, by pool.keep()"
+    if nesting:
+        what += f"; who holds {nesting} of them waits for another one"
+    return what + "."
+
+
+# the report
+
+
+def report(scene: Scene, sentence: str, outcome: str) -> str:
+    """The whole message: verdict, figures, and a line for each holder.
+
+    :param outcome: how the checkout ended, in SQLAlchemy's words where it
+     has some, since people look for those in their logs.
 
     """
-    own = [lease for lease in leases if asking in list(lease.holders)]
-    if not own:
-        return None
-    lines = ", ".join(lease.where for lease in own)
-    nested = (
-        f"Nested checkout: this thread itself holds {len(own)} of "
-        f"{len(leases)} connections in use, taken at {lines}"
-    )
-    if len(own) == len(leases):
-        nested += "; a deadlock, since it waits for itself"
-    return f"{nested}.  See reservation='thread'."
+    others = f"{scene.waiting} others wait"
+    if scene.waiting == 1:
+        others = "1 other waits"
+    name = "" if scene.name is None else f", pool {scene.name!r}"
+    lines = [
+        sentence,
+        f"QueuePool limit of size {scene.size} overflow {scene.overflow} "
+        f"reached, {outcome} (waited {_time(scene.waited)}, {others}{name})",
+    ]
+    if scene.connect_error is not None:
+        lines.append(f"Newest connect error: {scene.connect_error}")
+    lines += [f"  {_line(held)}" for held in scene.leases[:LINES]]
+    left = len(scene.leases) - LINES
+    if left > 0:
+        lines.append(f"  ... and {left} more")
+    return "\n".join(lines)
+
+
+def _line(held: Held) -> str:
+    info = held.info
+    parts = [
+        _names(held),
+        f"held {_time(info.held_for)}",
+        f"last used {_time(info.unused_for)} ago",
+    ]
+    if info.in_transaction is not None:
+        negation = "" if info.in_transaction else "not "
+        parts.append(f"{negation}in a transaction")
+    if held.busy:
+        parts.append("runs a statement")
+    if held.waits:
+        parts.append("waits for this pool")
+    if info.kept:
+        parts.append("kept")
+    return ", ".join(parts) + f", at {info.where}"
+
+
+def _names(held: Held) -> str:
+    names = [
+        f"{holder.name} {'alive' if holder.alive else 'ended'}"
+        for holder in held.info.holders
+    ]
+    return _listed(names, "; ")
+
+
+def _places(leases: Iterable[Held]) -> str:
+    return _listed([held.info.where for held in leases], ", ")
+
+
+def _listed(items: Sequence[str], between: str) -> str:
+    shown = between.join(items[:3])
+    return shown if len(items) <= 3 else f"{shown} and {len(items) - 3} more"
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _time(seconds: float) -> str:
+    if 0 < seconds < 0.01:
+        return f"{seconds * 1000:.2g} ms"
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

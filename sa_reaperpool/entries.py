@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any
 from typing import Callable
 
-from . import holder
 from . import liveness
 from . import upkeep
 from .adapter import AdaptedQueuePool
@@ -21,10 +20,11 @@ from .adapter import Entry
 from .caretaker import Caretaker
 from .checkout import Checkout
 from .checkout import Checkouts
-from .diagnosis import verdict
 from .errors import CheckoutTimeout
 from .errors import CreatorError
 from .errors import PoolShutdown
+from .exhaustion import Exhaustion
+from .exhaustion import Place
 from .failover import Failover
 from .lease import Lease
 from .options import Settings
@@ -51,6 +51,7 @@ class OpeningPool(AdaptedQueuePool):
     _care: Caretaker = None  # type: ignore[assignment]
     _epoch: int = 0
     _failover: Failover = None  # type: ignore[assignment]
+    _exhaustion: Exhaustion = None  # type: ignore[assignment]
     _gate: FairQueue[Permit] = None  # type: ignore[assignment]
     _checkouts: Checkouts = None  # type: ignore[assignment]
     _reasons: dict[int, str] = {}
@@ -85,30 +86,17 @@ class OpeningPool(AdaptedQueuePool):
     def _time_left(self) -> float | None:
         return self._checkouts.left(self.time_limit)
 
-    def _timed_out(self) -> CheckoutTimeout:
-        limit = self._checkouts.limit(self.time_limit)
-        waited = self._checkouts.taken()
-        self._tally.add("timeouts")
-        name = f" {self.given_name!r}" if self.given_name else ""
-        allowed = "none" if limit is None else f"{limit:0.2f}"
-        why = verdict(list(self._leases.values()), holder.current())
-        return CheckoutTimeout(
-            f"{type(self).__name__}{name} limit of size {self.size()} "
-            f"overflow {self.overflow()} reached, connection timed out, "
-            f"timeout {allowed}, waited {waited:0.2f} seconds"
-            + (f".  {why}" if why else ""),
-            waited=waited,
-            limit=limit,
-            size=self.size(),
-            overflow=self.overflow(),
-            waiting=self.queue.waiting(),
-            verdict=why,
-            logging_name=self.given_name,
-        )
+    def _unserved(
+        self, place: Place | None = None
+    ) -> CheckoutTimeout | PoolShutdown:
+        """What a checkout raises that got nothing from a queue.
 
-    def _unserved(self) -> CheckoutTimeout | PoolShutdown:
-        """What a checkout raises that got nothing from a queue."""
-        return self._shut_down() if self.shut else self._timed_out()
+        :param place: where it stood in line for a connection.
+
+        """
+        if self.shut:
+            return self._shut_down()
+        return self._exhaustion.refusal(place)
 
     def _shut_down(self) -> PoolShutdown:
         name = f" {self.given_name!r}" if self.given_name else ""
@@ -165,6 +153,7 @@ class OpeningPool(AdaptedQueuePool):
         connection = None
         try:
             self._take_permit(permits)
+            entry.connecting_since = monotonic()
             connection = connect(entry)
             self._gate.discard(permits[0])
             self._tally.add("opened")
@@ -185,6 +174,9 @@ class OpeningPool(AdaptedQueuePool):
             elif permits[0] is not None:
                 self._tally.add("connect_failures")
                 self.hear(None, error)
+                if isinstance(error, Exception):
+                    self._exhaustion.failed_to_open(error)
+            entry.connecting_since = 0.0
             raise
 
     def _take_permit(self, permits: list[Any]) -> None:
@@ -198,6 +190,8 @@ class OpeningPool(AdaptedQueuePool):
         self._check_fitness(connection)
         now = monotonic()
         entry.opened_at = entry.idle_since = entry.traffic_at = now
+        entry.connecting_since = 0.0
+        self._exhaustion.opened()
         entry.spread = random.uniform(0, self.settings.jitter)
         entry.outdated = None
         entry.probe = None

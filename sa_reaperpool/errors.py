@@ -6,13 +6,20 @@ handles these.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from typing import Any
 
 from sqlalchemy import exc
 
+if TYPE_CHECKING:
+    from .lease import LeaseInfo
+
 
 class CheckoutTimeout(exc.TimeoutError):
     """No connection came free within the time limit.
+
+    The message is for people: the verdict first, then how long it waited
+    for what, and a line for each who holds a connection.
 
     :param waited: seconds that the checkout took, all of it.
 
@@ -24,7 +31,18 @@ class CheckoutTimeout(exc.TimeoutError):
 
     :param waiting: how many other threads were waiting.
 
-    :param verdict: why, in one sentence, or None where it can't be told.
+    :param verdict: why, in one sentence.
+
+    :param reason: the same as one word, for programs: ``nested``, this
+     thread itself holds some; ``deadlock``, all who hold one wait for
+     another; ``leak``, some are held far longer than usual;
+     ``unreachable``, the database is; ``small``, the pool is.
+
+    :param leases: a :class:`.LeaseInfo` for each connection in use, the one
+     held longest first.
+
+    :param connect_error: what the newest failed connect said, without
+     passwords, if nothing has been opened since; else None.
 
     :param logging_name: the pool's ``logging_name``, or None.
 
@@ -40,6 +58,9 @@ class CheckoutTimeout(exc.TimeoutError):
         overflow: int,
         waiting: int,
         verdict: str | None = None,
+        reason: str | None = None,
+        leases: tuple[LeaseInfo, ...] = (),
+        connect_error: str | None = None,
         logging_name: str | None,
     ):
         # 3o7r is SQLAlchemy's own page on pool time-outs
@@ -50,10 +71,25 @@ class CheckoutTimeout(exc.TimeoutError):
         self.overflow = overflow
         self.waiting = waiting
         self.verdict = verdict
+        self.reason = reason
+        self.leases = leases
+        self.connect_error = connect_error
         self.logging_name = logging_name
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class PoolDeadlock(CheckoutTimeout):
+    """All connections are held by threads that wait for one of this pool.
+
+    Raised at once, with ``on_deadlock="raise"``, to the one whose checkout
+    has closed the circle.
+    """
+
+
+class TooManyWaiting(CheckoutTimeout):
+    """As many threads wait already as ``max_waiting`` allows."""
 
 
 class CreatorError(exc.InvalidRequestError):
@@ -103,7 +139,7 @@ class ConnectionReclaimed(exc.OperationalError):
     other connections of the pool are not touched.
 
     :param reason: one word: ``abandoned``, ``dead``, ``forked``,
-     ``disconnected``, ``invalidated``, ``released``.
+     ``disconnected``, ``invalidated``, ``released``, ``reclaimed``.
 
     :param reclaimed_at: when it was taken back, seconds since the epoch.
 

@@ -192,6 +192,9 @@ COUNT = Kind("a whole number of 0 or more", _whole_from(0))
 COUNT_OR_NONE = Kind(
     "a whole number of 1 or more, or none", _or_none(_whole_from(1))
 )
+ROOM_OR_NONE = Kind(
+    "a whole number of 0 or more, or none", _or_none(_whole_from(0))
+)
 SIZE = Kind("a whole number of 0 or more, 0 for no limit", _whole_from(0))
 # Below -1 is for validate() to refuse: SQLAlchemy allows it beside a
 # pool_size of 0, since nobody looks at it then.
@@ -216,3 +219,4 @@ FLAG = Kind("true or false", _flag)
 RESET = Kind("rollback, commit or none, or true or false", _reset)
 LIVENESS = Kind("passive, ping or off", _one_of("passive", "ping", "off"))
 RESERVATION = Kind("explicit or thread", _one_of("explicit", "thread"))
+DEADLOCK = Kind("warn, raise or off", _one_of("warn", "raise", "off"))

@@ -113,6 +113,11 @@ class Lease:
     def where(self) -> str:
         return written(self._where)
 
+    @property
+    def last_holder(self) -> Holder:
+        """Who took it, or used it since."""
+        return self._last
+
     def touch(self) -> None:
         """The calling thread uses the connection.
 

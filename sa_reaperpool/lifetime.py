@@ -82,11 +82,12 @@ class LifetimePool(StockedPool):
         :meth:`.recreate` hands on what is set here.
 
         :param options: ``pool_size``, ``max_overflow``, ``timeout`` (or
-         ``pool_timeout``), ``max_connecting``, and all that the reaper goes
-         by: ``reaping_frequency``, ``dead_connection_timeout``,
-         ``max_age``, ``idle_timeout``, ``min_idle``, ``keepalive``,
-         ``jitter``, ``leak_timeout``.  What they take is what the pool's
-         constructor takes.
+         ``pool_timeout``), ``max_waiting``, ``max_connecting``,
+         ``on_deadlock``, and all that the reaper goes by:
+         ``reaping_frequency``, ``dead_connection_timeout``, ``max_age``,
+         ``idle_timeout``, ``min_idle``, ``keepalive``, ``jitter``,
+         ``leak_timeout``, ``reclaim_timeout``.  What they take is what the
+         pool's constructor takes.
 
         :raises sqlalchemy.exc.ArgumentError: a value is not allowed, or
          not beside the others; or the option is none, or not one that can

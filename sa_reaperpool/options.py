@@ -237,6 +237,15 @@ OPTIONS: tuple[Option, ...] = (
         "join it; explicit: only the calls for that reserve one",
     ),
     Option(
+        "max_waiting",
+        "max_waiting",
+        kinds.ROOM_OR_NONE,
+        None,
+        "threads that may wait for a connection, one more fails at once; "
+        "none: any number",
+        changes=True,
+    ),
+    Option(
         "max_connecting",
         "max_connecting",
         kinds.COUNT_OR_NONE,
@@ -252,6 +261,24 @@ OPTIONS: tuple[Option, ...] = (
         None,
         "seconds after which a connection still held is reported, once; "
         "none: never",
+        changes=True,
+    ),
+    Option(
+        "reclaim_timeout",
+        "reclaim_timeout",
+        kinds.SECONDS_OR_NONE,
+        None,
+        "seconds for which its holder has not used a connection that runs "
+        "nothing, after which it is taken back; none: never",
+        changes=True,
+    ),
+    Option(
+        "on_deadlock",
+        "on_deadlock",
+        kinds.DEADLOCK,
+        "warn",
+        "when all connections are held by threads that wait for one: warn "
+        "logs it at once, raise fails the last of them, off does nothing",
         changes=True,
     ),
 )
@@ -327,8 +354,11 @@ class Settings:
     jitter: float
     liveness: Liveness
     reservation: Literal["explicit", "thread"]
+    max_waiting: int | None
     max_connecting: int | None
     leak_timeout: float | None
+    reclaim_timeout: float | None
+    on_deadlock: Literal["warn", "raise", "off"]
 
     @classmethod
     def of(cls, validated: Mapping[str, Any]) -> Settings:

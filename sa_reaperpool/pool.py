@@ -82,8 +82,11 @@ class ReaperPool(ReservingPool, LifetimePool):
         jitter: Any = 0.2,
         liveness: Any = LIVENESS_DEFAULT,
         reservation: Any = "explicit",
+        max_waiting: Any = None,
         max_connecting: Any = None,
         leak_timeout: Any = None,
+        reclaim_timeout: Any = None,
+        on_deadlock: Any = "warn",
         echo: Any = None,
         logging_name: str | None = None,
         events: Any = None,
@@ -111,8 +114,11 @@ class ReaperPool(ReservingPool, LifetimePool):
                 "jitter": jitter,
                 "liveness": liveness,
                 "reservation": reservation,
+                "max_waiting": max_waiting,
                 "max_connecting": max_connecting,
                 "leak_timeout": leak_timeout,
+                "reclaim_timeout": reclaim_timeout,
+                "on_deadlock": on_deadlock,
             }
         )
         self._init_stock(Settings.of(checked))

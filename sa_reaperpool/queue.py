@@ -54,6 +54,7 @@ from typing import Generic
 from typing import TypeVar
 
 from .waiter import GONE
+from .waiter import Place
 from .waiter import Waiter
 
 E = TypeVar("E")
@@ -182,22 +183,29 @@ class FairQueue(Generic[E]):
                 self.put(entry)
             raise
 
-    def get(self, timeout: float | None = None) -> E | None:
+    def get(
+        self, timeout: float | None = None, place: Place | None = None
+    ) -> E | None:
         """As :meth:`.get_nowait`, but wait in line.
 
         :param timeout: seconds; None for as long as it takes.
 
-        :return: None when the time is up, or the queue is closed.
+        :param place: who waits, and on what terms.
+
+        :return: None when the time is up, or the queue is closed, or it was
+         turned away.
 
         """
         if self.locked_here():
             # A signal's handler, or a finaliser, in the middle of one of
             # the sections here: its thread would sleep with the lock.
             return None
-        waiter = Waiter()
+        waiter = Waiter(place)
         try:
-            with self._lock: self._waiters.append(waiter)  # fmt: skip
+            with self._lock: self._line_up(waiter)  # fmt: skip
             self.settle()
+            if place is not None and waiter.entry is None:
+                place.taken(waiter)
             waiter.sleep(timeout)
             if waiter.entry is None:
                 with self._lock: self._leave(waiter)  # fmt: skip
@@ -208,6 +216,24 @@ class FairQueue(Generic[E]):
             if waiter.entry is not GONE:
                 self.put(waiter.entry)
             raise
+
+    def line(self) -> list[Waiter]:
+        """Who waits and has not been served, in order, as a copy."""
+        with self._lock: line = self._unserved()  # fmt: skip
+        self._tidy()
+        return line
+
+    def leave_if(self, waiter: Waiter, due: Callable[[], bool]) -> bool:
+        """Leave the line if this says so; nobody moves between the two.
+
+        :param due: called under the lock, so it must be quick.
+
+        :return: False if it says no, or if the waiter was served.
+
+        """
+        with self._lock: left = self._leave_if(waiter, due)  # fmt: skip
+        self._tidy()
+        return left
 
     def reserve(self) -> E | None:
         """A new entry although nobody asked, or None when there is no room.
@@ -542,6 +568,34 @@ class FairQueue(Generic[E]):
         except ValueError:
             # woken
             pass
+
+    def _line_up(self, waiter: Waiter) -> None:
+        place = waiter.place
+        if place is not None and place.most is not None:
+            waiting = [other.place for other in self._unserved()]
+            if sum(other is None or other.counts for other in waiting) >= (
+                place.most
+            ):
+                self._serve_or_turn_away(waiter, place)
+                return
+        self._waiters.append(waiter)
+
+    def _serve_or_turn_away(self, waiter: Waiter, place: Place) -> None:
+        # one may have come free since it looked
+        waiter.entry = None if self._waiters else self._next()
+        if waiter.entry is None:
+            waiter.entry = GONE
+            place.turned_away = True
+        waiter.wake()
+
+    def _unserved(self) -> list[Waiter]:
+        return [each for each in self._waiters if each.entry is None]
+
+    def _leave_if(self, waiter: Waiter, due: Callable[[], bool]) -> bool:
+        if waiter.entry is not None or not due():
+            return False
+        self._leave(waiter)
+        return True
 
     def _leave(self, waiter: Waiter) -> None:
         if waiter.entry is None:

@@ -27,6 +27,7 @@ from .checkout import Checkouts
 from .entries import OpeningPool
 from .entries import Permit
 from .errors import ConnectionReclaimed
+from .exhaustion import Exhaustion
 from .failover import Failover
 from .joins import warn_of_lost
 from .lease import Lease
@@ -55,6 +56,7 @@ class StockedPool(OpeningPool):
         self._started = False
         self._tally = Tally()
         self._failover = Failover(self)
+        self._exhaustion = Exhaustion(self)
         # there without a limit too, so that who connects already counts
         # once there is one
         self._gate = FairQueue(
@@ -163,9 +165,11 @@ class StockedPool(OpeningPool):
         if entry is None:
             self._refuse_if_shut()
             self._prepare_to_wait()
-            checkout.entry = entry = self.queue.get(self._time_left())
+            left = self._time_left()
+            place = self._exhaustion.place(left)
+            checkout.entry = entry = self.queue.get(left, place)
             if entry is None:
-                raise self._unserved()
+                raise self._unserved(place)
         checkout.turn = self.queue.turn(entry)
         try:
             if entry.connected:
@@ -226,6 +230,9 @@ class StockedPool(OpeningPool):
             # a listener has forked, and this is the child
             return
         entry.idle_since = entry.traffic_at = now = monotonic()
+        if entry.lent_at:
+            self._exhaustion.habits.returned((now, now - entry.lent_at))
+            entry.lent_at = 0.0
         reason = upkeep.outlived(entry, self.settings, now)
         # what was out at a dispose() is kept, as QueuePool does
         if entry.connected and reason and reason != "shutdown":

@@ -6,18 +6,38 @@ import threading
 from time import monotonic
 from typing import Any
 from typing import Final
+from typing import Protocol
 
 # in the hands of a waiter that left with nothing
 GONE: Final = object()
 
 
+class Place(Protocol):
+    """What a thread says of itself when it stands in line."""
+
+    counts: bool
+    """Is it one of those who wait?  Not if it leaves again at once."""
+
+    most: int | None
+    """How many may wait; it turns away where as many do already."""
+
+    turned_away: bool
+
+    def taken(self, waiter: Waiter) -> None:
+        """It stands in line, in which it was not served at once.
+
+        Called with no lock held.  If this raises, it has left the line.
+        """
+
+
 class Waiter:
     """A thread that waits, or has waited, for an entry."""
 
-    __slots__ = ("entry", "since", "_bell")
+    __slots__ = ("entry", "since", "place", "_bell")
 
-    def __init__(self) -> None:
+    def __init__(self, place: Place | None = None) -> None:
         self.entry: Any = None
+        self.place = place
         self.since = monotonic()
         # A plain lock wakes its waiter in half the time that a Condition
         # takes; it is held from the start, and released once.

@@ -8,6 +8,7 @@ from sa_reaperpool import ReaperPool
 from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
 from sa_reaperpool import entries
+from sa_reaperpool import exhaustion
 from sa_reaperpool import lease
 from sa_reaperpool import lifetime
 from sa_reaperpool import pool as pool_module
@@ -23,6 +24,7 @@ class Clock:
             caretaker,
             checkout,
             entries,
+            exhaustion,
             lease,
             lifetime,
             pool_module,

@@ -40,8 +40,11 @@ OTHERS = {
     "min_idle": 2,
     "keepalive": 30,
     "jitter": 0.1,
+    "max_waiting": 9,
     "max_connecting": 3,
     "leak_timeout": 60,
+    "reclaim_timeout": 70,
+    "on_deadlock": "off",
 }
 
 

@@ -25,9 +25,14 @@ from stub import in_ended_thread
 import sa_reaperpool
 from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ConnectionReclaimed
+from sa_reaperpool import HolderInfo
+from sa_reaperpool import LeaseInfo
+from sa_reaperpool import PoolDeadlock
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import TooManyWaiting
 
 SECRET = "hunter2"
+LEASE = LeaseInfo((HolderInfo("a", True),), 2.0, 1.0, "a.py:1", None, False)
 
 
 def timeout():
@@ -38,6 +43,9 @@ def timeout():
         size=5,
         overflow=10,
         waiting=3,
+        reason="unreachable",
+        connect_error="refused",
+        leases=(LEASE,),
         logging_name="books",
     )
 
@@ -58,6 +66,9 @@ CARRIED = {
         "size": 5,
         "overflow": 10,
         "waiting": 3,
+        "reason": "unreachable",
+        "connect_error": "refused",
+        "leases": (LEASE,),
         "logging_name": "books",
     },
     reclaimed: {
@@ -83,6 +94,8 @@ WAYS = {
 
 def test_all_are_sqlalchemys():
     assert issubclass(CheckoutTimeout, SQLAlchemyTimeout)
+    assert issubclass(PoolDeadlock, CheckoutTimeout)
+    assert issubclass(TooManyWaiting, CheckoutTimeout)
     assert issubclass(ConnectionReclaimed, OperationalError)
     for each in (CheckoutTimeout, ConnectionReclaimed):
         assert issubclass(each, SQLAlchemyError)

@@ -33,7 +33,13 @@ QUEUEPOOLS = {
     "pre_ping",
     "reset_on_return",
 }
-WHOLE = ["pool_size", "max_overflow", "min_idle", "max_connecting"]
+WHOLE = [
+    "pool_size",
+    "max_overflow",
+    "min_idle",
+    "max_waiting",
+    "max_connecting",
+]
 SECONDS = [
     "timeout",
     "recycle",
@@ -43,8 +49,15 @@ SECONDS = [
     "idle_timeout",
     "keepalive",
     "leak_timeout",
+    "reclaim_timeout",
 ]
-ABOVE_ZERO = ["max_age", "idle_timeout", "keepalive", "leak_timeout"]
+ABOVE_ZERO = [
+    "max_age",
+    "idle_timeout",
+    "keepalive",
+    "leak_timeout",
+    "reclaim_timeout",
+]
 FLAGS = ["use_lifo", "pre_ping"]
 
 
@@ -151,7 +164,13 @@ def test_seconds(keyword, value, seconds):
 
 @pytest.mark.parametrize(
     "keyword",
-    ["timeout", "reaping_frequency", "max_connecting", *ABOVE_ZERO],
+    [
+        "timeout",
+        "reaping_frequency",
+        "max_waiting",
+        "max_connecting",
+        *ABOVE_ZERO,
+    ],
 )
 @pytest.mark.parametrize("value", [None, "none", "None", " NONE "])
 def test_none_switches_off(keyword, value):
@@ -414,6 +433,10 @@ def test_fraction_of_a_connection(keyword, value):
         ("liveness", None, "passive, ping or off"),
         ("liveness", True, "passive, ping or off"),
         ("max_connecting", 0, "a whole number of 1 or more, or none"),
+        ("max_waiting", -1, "a whole number of 0 or more, or none"),
+        ("on_deadlock", "panic", "warn, raise or off"),
+        ("on_deadlock", None, "warn, raise or off"),
+        ("on_deadlock", False, "warn, raise or off"),
         *(
             (keyword, value, "a number of seconds above 0, or none")
             for keyword in ABOVE_ZERO

@@ -41,8 +41,11 @@ FROM_URL = {
     "jitter": ("0.1", 0.1),
     "liveness": ("ping", "ping"),
     "reservation": ("thread", "thread"),
+    "max_waiting": ("0", 0),
     "max_connecting": ("4", 4),
     "leak_timeout": ("60", 60),
+    "reclaim_timeout": ("90.5", 90.5),
+    "on_deadlock": ("Raise", "raise"),
 }
 KEYWORDS = {option.name: option.keyword for option in OPTIONS}
 

@@ -274,8 +274,11 @@ OTHER_VALUES = {
     "keepalive": 11,
     "jitter": 0.1,
     "liveness": "off",
+    "max_waiting": 5,
     "max_connecting": 4,
     "leak_timeout": 12,
+    "reclaim_timeout": 13,
+    "on_deadlock": "raise",
 }
 
 

@@ -52,8 +52,12 @@ def test_the_error_says_what_was_the_matter(driver):
     assert (error.limit, error.size, error.overflow) == (0.02, 1, 1)
     assert (error.waiting, error.logging_name) == (0, "books")
     message = str(error)
-    assert "'books' limit of size 1 overflow 1 reached" in message
-    assert "timeout 0.02, waited 0.0" in message
+    # what people look for in their logs
+    assert (
+        "QueuePool limit of size 1 overflow 1 reached, connection timed "
+        "out, timeout 0.02 (waited 0.0"
+    ) in message
+    assert "pool 'books'" in message
     # SQLAlchemy's own page on this
     assert "sqlalche.me" in message and "3o7r" in message
     assert len(handles) == 2
@@ -154,7 +158,7 @@ class TurnToConnect:
         self.taken = pool._gate.get_nowait()
         wait_for_a_slot = pool.queue.get
 
-        def get_slot(timeout):
+        def get_slot(timeout, place=None):
             self.asked.append(timeout)
             clock.now += 9
             self.when_slot_awaited()
