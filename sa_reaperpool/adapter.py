@@ -254,9 +254,10 @@ class Handle(Noting, _ConnectionFairy):
 
     def detach(self) -> None:
         lease = self.__dict__.get("lease")
+        if lease is not None and lease.level is not None:
+            # outside of what ends it: a refusal leaves all as it is
+            lease.level.reservation.refuse_if_joined("detach()")
         try:
-            if lease is not None and lease.level is not None:
-                lease.level.reservation.refuse_if_joined("detach()")
             if _end(self):
                 _ConnectionFairy.detach(self)
         except BaseException:

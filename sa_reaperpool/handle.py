@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from .errors import ConnectionReclaimed
 from .errors import JoinError
+from .errors import ReservationError
 from .lease import Lease
 from .lease import called_by_sqlalchemy
 from .lease import caught_by_sqlalchemy
@@ -54,10 +55,10 @@ class Noting:
 
     def commit(self) -> None:
         lease = self.lease
-        lease.touch()
         try:
+            lease.touch()
             (lease.level or self.dbapi_connection).commit()
-        except JoinError:
+        except ReservationError:
             if lease.level is not None and called_by_sqlalchemy(2):
                 lease.level.commit_refused()
             raise
@@ -138,10 +139,10 @@ class Joining:
         return cursor
 
     def commit(self) -> None:
-        self._lease()
         try:
+            self._lease()
             self.level.commit()
-        except JoinError:
+        except ReservationError:
             if called_by_sqlalchemy(2):
                 self.level.commit_refused()
             raise

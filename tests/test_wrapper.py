@@ -37,6 +37,9 @@ class Store(Client):
         self.values[key] = value
         return self
 
+    def call(self, function):
+        return function()
+
     def fail(self):
         raise ZeroDivisionError
 
@@ -132,6 +135,22 @@ def test_a_call_that_fails_gives_the_object_back(one):
         one.fail()
     assert one.pool.checkedout() == 0
     assert one.get("a") is None
+
+
+def test_a_callback_meets_the_object_that_calls_it(pool):
+    """As inside of a pipeline's or a transaction's block."""
+    warm(pool)
+    wrapper = Wrapper(pool)
+
+    def call():
+        numbers = [wrapper.echo()[0] for _ in range(3)]
+        others = Task(wrapper.call, lambda: wrapper.echo()[0]).result()
+        assert others not in numbers
+        return numbers, pool.checkedout()
+
+    numbers, out = wrapper.call(call)
+    assert len(set(numbers)) == out == 1
+    assert pool.checkedout() == 0
 
 
 def test_a_method_that_returns_its_object(one):
