@@ -31,6 +31,7 @@ from contextlib import closing
 from contextlib import contextmanager
 
 from sqlalchemy import create_engine
+from sqlalchemy import event
 from sqlalchemy import func
 from sqlalchemy import make_url
 from sqlalchemy import select
@@ -264,8 +265,10 @@ def die(shop):
     pool = shop.engine.pool
     queue = shop.queue
     print("3. A worker takes the job, and dies with it")
+    reaped = threading.Event()
+    event.listen(pool, "reap", lambda lease, reason: reaped.set())
     taken = in_another_thread(lambda: queue.take(pool.connection().cursor()))
-    until(lambda: pool.stats().closed.get("reaped"), "the pool notices")
+    promise(reaped.wait(PATIENCE), "the pool notices")
     with pool.with_connection() as connection:
         again = queue.take(connection.cursor())
         connection.rollback()
