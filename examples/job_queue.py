@@ -371,6 +371,8 @@ def database(arguments):
     try:
         (url,) = arguments
         engine = make_engine(url)
+        if "@" in (engine.url.host or ""):
+            raise ValueError("the password has one, which was to be %40")
     except Exception as error:
         # no more of it: the address may have a password
         sys.exit(f"Cannot use that as an address: {type(error).__name__}")

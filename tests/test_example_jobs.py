@@ -41,6 +41,7 @@ def test_leaves_nothing_in_a_given_database(tmp_path):
         ("nosuch://me:s3cret@host/x", "Cannot use that as an address: "),
         ("postgresql://me:s3cret@host:port/x", "Cannot use that as an addr"),
         ("s3cret", "Cannot use that as an address: "),
+        ("postgresql+psycopg2://me:p@s3cret@127.0.0.1:1/x", "Cannot use that"),
         ("sqlite://", "Name a database; of SQLite a file"),
     ],
 )
