@@ -313,6 +313,9 @@ def _parsed(given: str) -> URL:
             "that is no database URL; one looks like "
             "postgresql+psycopg2://user:password@host/database"
         ) from None
+    if "@" in (url.host or ""):
+        # what is taken for the host begins with the password's end
+        raise Unusable("an @ in a user's name or password is written %40")
 
     # The demo chooses pool and options itself, for both.
     plugins = url.query.get("plugin", ())

@@ -230,6 +230,10 @@ class TestUsage:
             ("nosuch://me:s3cret@host/x", "cannot use nosuch://me:***@host/x"),
             ("postgresql://me:s3cret@host:port/x", "that is no database URL"),
             ("s3cret", "that is no database URL"),
+            (
+                "postgresql+psycopg2://me:p@s3cret@127.0.0.1:1/x",
+                "an @ in a user's name or password is written %40",
+            ),
         ],
     )
     def test_unusable_database(

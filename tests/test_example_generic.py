@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-import sa_reaperpool
+from worked_examples import FOLDER
+from worked_examples import run
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "generic_client_pool.py"
+NAME = "generic_client_pool"
 
 
 def test_what_it_prints():
-    # the package that is tested, wherever it is
-    folder = Path(sa_reaperpool.__file__).parents[1]
-    run = subprocess.run(
-        [sys.executable, EXAMPLE],
-        env={**os.environ, "PYTHONPATH": str(folder)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert run.stderr == ""
-    assert run.returncode == 0
-    printed = run.stdout
+    ended = run(NAME)
+    assert ended.stderr == ""
+    assert ended.returncode == 0
+    printed = ended.stdout
     told = [line for line in printed.splitlines() if line[:2] != "  "]
     assert told[0].startswith("1. Too early: ReaperPool 'counters' has noth")
     assert told[1] == "2. Told how to connect; open so far: 0"
@@ -38,7 +26,7 @@ def test_what_it_prints():
     )
     assert told[4] == "5. A thread died with a client in its hands"
     assert re.search("the log: .* took back .* Held by 'careless'", printed)
-    assert f"{EXAMPLE}:" in printed
+    assert f"{FOLDER / NAME}.py:" in printed
     assert "who kept it gets an error" in printed
     assert told[5] == (
         "6. All grew too old and were closed; the next is a new one"

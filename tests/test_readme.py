@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
 from docutils.core import publish_doctree
+from sqlalchemy import create_engine
+from sqlalchemy import text
 
 import sa_reaperpool
 from sa_reaperpool.options import OPTIONS
@@ -81,3 +84,42 @@ def test_names_in_the_text_exist() -> None:
     assert names >= {"ConnectionReclaimed", "CheckoutTimeout"}
     for name in names:
         assert hasattr(sa_reaperpool, name)
+
+
+class Client:
+    """Any client, as the text has it."""
+
+    def get(self, key: str) -> None:
+        pass
+
+    def quit(self) -> None:
+        pass
+
+
+def test_code_runs(document: nodes.document, tmp_path: Path) -> None:
+    """Each piece of Python, in order, with the names that it speaks of."""
+
+    url = f"sqlite:///{tmp_path}/file.db"
+    engine = create_engine(url, poolclass=sa_reaperpool.ReaperPool)
+    names = {
+        "create_engine": create_engine,
+        "sa_reaperpool": sa_reaperpool,
+        "url": url,
+        "pool": engine.pool,
+        "statement": text("SELECT 1"),
+        "deeply": SimpleNamespace(nested=SimpleNamespace(code=int)),
+        "app": SimpleNamespace(wsgi_app=print, add_middleware=print),
+        "Client": Client,
+    }
+    pieces = [
+        block.astext()
+        for block in document.findall(nodes.literal_block)
+        if "python" in block["classes"]
+    ]
+    for piece in pieces:
+        exec(piece, names)
+    assert len(pieces) > 4
+    assert type(names["engine"].pool) is sa_reaperpool.ReaperPool
+    assert engine.pool.checkedout() == names["pool"].checkedout() == 0
+    names["pool"].dispose()
+    engine.dispose()
