@@ -93,7 +93,9 @@ class Caretaker:
         )
         for lease, act in verdicts:
             if self.worth_acting(lease, act):
-                submit(lease.handle, _bound(self._act_alone, pool, lease, act))
+                # two for one lease are two things to do
+                key = (lease.handle, act)
+                submit(key, _bound(self._act_alone, pool, lease, act))
             elif act is upkeep.Act.REAP:
                 # A cursor is open still, whose end nobody will tell of.
                 again = now + max(
@@ -292,11 +294,11 @@ class Caretaker:
         pool = self._pool
         doomed = self._verdicts(now)
         if doomed:
-            submit("idle", _bound(self._tend_idle, pool, now))
+            submit("idle", _bound(self._tend_idle, pool))
         elif pool.started and self._missing():
             if now < self._refill_at:
                 return self._refill_at
-            submit("idle", _bound(self.refill, pool))
+            submit("idle", _bound(self._tend_idle, pool))
         return None
 
     def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
@@ -311,11 +313,12 @@ class Caretaker:
                     verdicts.append((entry, None))
         return verdicts
 
-    def _tend_idle(self, now: float) -> None:
-        for entry, reason in self._verdicts(now):
+    def _tend_idle(self) -> None:
+        for entry, reason in self._verdicts(monotonic()):
             self._retire(entry, reason)
             # after each, so that a borrower finds one open
             self.refill()
+        self.refill()
 
     def _retire(self, entry: Entry, reason: str | None) -> bool:
         """Close an idle entry; without a reason, unless it answers."""

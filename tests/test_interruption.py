@@ -353,6 +353,37 @@ def test_reaping():
     )
 
 
+def test_a_checkout_that_has_its_pool_looked_after(monkeypatch):
+    """Whom it wakes does it all the same, at the latest for the next one."""
+    monkeypatch.setattr("sa_reaperpool.holder._listeners", [])
+
+    def make():
+        pool, open_ones = stub_pool(
+            reaping_frequency=3600, dead_connection_timeout=0
+        )
+        handles = []
+
+        def fill_up():
+            while len(handles) < SIZE:
+                checkout(pool, handles)
+
+        thread = threading.Thread(target=fill_up)
+        thread.start()
+        thread.join()
+        return pool, open_ones, handles
+
+    def scenario(pool, handles):
+        try:
+            with contextlib.suppress(sa_reaperpool.CheckoutTimeout):
+                pool.connect(timeout=0).close()
+        finally:
+            sys.settrace(None)
+            for handle in [pool.connect(timeout=20) for _ in range(SIZE)]:
+                handle.close()
+
+    interrupt_every_line(make, scenario, least=30, drop_handles=False)
+
+
 def test_through_an_engine(tmp_path):
     """The real thing, on SQLite: connect, execute, commit, close."""
 
