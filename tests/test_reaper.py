@@ -257,21 +257,25 @@ def test_a_check_of_a_pool_that_it_does_not_know(reaper):
     assert not other.checks.acquire(blocking=False)
 
 
-def test_a_check_of_a_pool_that_is_gone(reaper):
-    pool, other, gate = Pool(), Pool(), Gate()
-    settled(reaper, pool, other)
-    other.when_tended = lambda submit: gate()
+def test_a_check_of_a_pool_that_is_gone_by_then(reaper):
+    other, pool = Pool(), Pool()
+    settled(reaper, other, pool)
+    round_, check = Gate(), Gate()
+    other.when_tended = lambda submit: round_()
     reaper.wake(other)
-    gate.wait()
-    # mail that it reads in one go, and one check that is never made
+    round_.wait()
+    other.when_checked = lambda submit: check()
+    # mail that it reads in one go, and the other pool has its turn first
+    reaper.check(other)
     reaper.check(pool)
+    round_.open()
+    check.wait()
     gone = weakref.ref(pool)
     del pool
     assert gone() is None
-    gate.open()
-    reaper.check(other)
-    assert other.has_check()
+    check.open()
     until(lambda: len(reaper._rounds) == 1)
+    # or it would be due for ever
     assert not reaper._lease_checks
 
 
