@@ -504,7 +504,7 @@ class AdaptedQueuePool(QueuePool):
 
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
-    _dialect = NoDialect()
+    _dialect_given: Any = NoDialect()
     _inherited: frozenset[int] = frozenset()
     process: int = 0
     """Whose connections these are."""
@@ -605,6 +605,19 @@ class AdaptedQueuePool(QueuePool):
             super()._invalidate(connection, exception, _checkin)
 
     # SQLAlchemy's state
+
+    @property
+    def _dialect(self) -> Any:
+        return self._dialect_given
+
+    @_dialect.setter
+    def _dialect(self, dialect: Any) -> None:
+        # Set by an engine that is made with this pool: maybe long after the
+        # first connect, and once more by each other engine.  Before that
+        # engine's first checkout, since another thread's error may be going
+        # through the dialect's listeners at any later time.
+        _recognise_reclaimed(dialect)
+        self._dialect_given = dialect
 
     @property
     def _pool(self) -> Any:  # type: ignore[override]
@@ -783,18 +796,14 @@ class AdaptedQueuePool(QueuePool):
         for events in (self.dispatch.connect, self.dispatch.first_connect):
             _forget_first_run(events)
 
-    def recognise_reclaimed(self) -> None:
-        """Let Connection treat ConnectionReclaimed as a disconnect.
 
-        Done before the first checkout: another thread's error may be going
-        through the dialect's listeners at any later time.
-        """
-        dialect = self._dialect
-        if isinstance(dialect, Dialect) and not event.contains(
-            dialect, "handle_error", _reclaimed_is_disconnect
-        ):
-            event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
-            event.listen(dialect, "handle_error", _heard)
+def _recognise_reclaimed(dialect: Any) -> None:
+    """Let Connection treat ConnectionReclaimed as a disconnect."""
+    if isinstance(dialect, Dialect) and not event.contains(
+        dialect, "handle_error", _reclaimed_is_disconnect
+    ):
+        event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
+        event.listen(dialect, "handle_error", _heard)
 
 
 def _heard(context: Any) -> None:

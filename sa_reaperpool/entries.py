@@ -197,11 +197,12 @@ class OpeningPool(AdaptedQueuePool):
         entry.probe = None
         if self.has_dialect:
             entry.probe = liveness.probe(self.driver_of(connection))
-        if not self._started:
-            self.recognise_reclaimed()
-            self._start()
+        self._be_looked_after()
 
-    def _start(self) -> None:
+    def _be_looked_after(self) -> None:
+        """The pool is in use: the reaper is to know, if it does not."""
+        if self._started:
+            return
         try:
             # before the reaper's first round, which looks whether it is so
             self._started = True

@@ -174,6 +174,7 @@ class StockedPool(OpeningPool):
         try:
             if entry.connected:
                 self._check_liveness(entry)
+                self._be_looked_after()
             elif not entry.opened_at:
                 entry.get_connection()
             return entry
@@ -190,8 +191,10 @@ class StockedPool(OpeningPool):
         if self.frequency is None:
             self._care.reap(now)
         elif self.has_lost() or self._care.something_is_due(now):
-            # who closes for a frozen peer is not to be this thread
-            self.tend_leases(now, reaper.submit_for(self))
+            # Who closes for a frozen peer is not to be this thread, unless
+            # there is no other.
+            if not reaper.check(self):
+                self._care.reap(now)
 
     # liveness
 
