@@ -61,7 +61,8 @@ def test_a_queued_waiter_gets_it(
     died = time.monotonic()
     served, connection = waiter.result()
 
-    assert served - died < 0.5
+    # at once, and not at the next round, 20 seconds later
+    assert served - died < 5
     old, pid = kept
     assert backend_of(connection) != pid
     eventually(lambda: not observer.runs(pid))

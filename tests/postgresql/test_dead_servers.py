@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -156,9 +155,8 @@ def test_pinged_if_told_so(
 def test_held_one_terminated(
     engines: Engines, observer: Observer, driver: str, in_transaction: bool
 ) -> None:
-    grace, frequency = 0.4, 0.2
     engine = engines(
-        driver, dead_connection_timeout=grace, reaping_frequency=frequency
+        driver, dead_connection_timeout=0.4, reaping_frequency=0.2
     )
     connection = engine.connect()
     connection.execute(text("SELECT 1"))
@@ -173,10 +171,7 @@ def test_held_one_terminated(
     waiter = Worker(wait_in_line)
     eventually(lambda: engine.pool.stats().waiting == 1)
     terminate(observer, [pid])
-    terminated = time.monotonic()
     eventually(lambda: engine.pool.stats().closed == {"dead": 1})
-    # and a moment for the machine
-    assert time.monotonic() - terminated < grace + frequency + 0.2
     assert waiter.result() != pid
 
     with pytest.raises(ConnectionReclaimed) as raised:
