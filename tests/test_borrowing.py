@@ -199,6 +199,22 @@ def test_who_needs_the_one_that_is_pinged_waits_for_it(driver, monkeypatch):
     assert driver.connects == 1
 
 
+def test_who_finds_room_beside_the_one_that_is_pinged(driver, monkeypatch):
+    """A ping may take long; nobody waits for it who need not."""
+    clock = Clock(monkeypatch)
+    pool = a_clocked_pool(driver, pool_size=2, max_overflow=0, keepalive=30)
+    returned(pool, 1)
+    gate = Gate()
+    driver.when_reset = lambda connection: connection.number == 1 and gate()
+    task = Task(work, pool, clock, 30)
+    gate.wait()
+    with pool.connect() as handle:
+        assert handle.dbapi_connection.number == 2
+    gate.open()
+    task.result()
+    assert pool.stats().idle == 2
+
+
 def test_no_more_than_the_size_after_a_refresh():
     service = Service()
     pool = a_pool(service.open, pool_size=1)

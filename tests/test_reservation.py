@@ -418,7 +418,7 @@ def test_who_waits_is_served_after_a_disconnect(driver):
     assert not held.is_valid
 
 
-def test_disconnect_though_closes_fail(pool, driver):
+def test_disconnect_though_closes_fail(pool, driver, caplog):
     tried = []
 
     def fail(connection):
@@ -430,12 +430,13 @@ def test_disconnect_though_closes_fail(pool, driver):
     pool.disconnect()
     assert sorted(tried) == [1, 2]
     assert pool.leases() == ()
+    assert caplog.text.count("StubError: gone already") == 2
     driver.when_closed = lambda connection: None
     assert not any(handle.is_valid for handle in handles)
 
 
 @pytest.mark.parametrize("name", ["checkin", "close", "invalidate", "reap"])
-def test_disconnect_though_a_listener_fails(pool, driver, name):
+def test_disconnect_though_a_listener_fails(pool, driver, name, caplog):
     handles = [pool.checkout(), pool.checkout()]
     fail = [True]
 
@@ -446,6 +447,7 @@ def test_disconnect_though_a_listener_fails(pool, driver, name):
 
     pool.disconnect()
     fail.clear()
+    assert "StubError: not now" in caplog.text
     assert driver.open_ones == []
     assert pool.leases() == ()
     assert not any(handle.is_valid for handle in handles)
