@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 from shops import Promises
 from shops import check_what_it_prints
-from sqlalchemy import create_engine
 from sqlalchemy import inspect
 from worked_examples import load
-from worked_examples import run
 
 job_queue = load("job_queue")
 
@@ -28,10 +26,10 @@ def test_what_it_prints():
 
 def test_leaves_nothing_in_a_given_database(tmp_path):
     url = f"sqlite:///{tmp_path}/shop.db"
-    check_what_it_prints(url)
-    engine = create_engine(url)
-    assert inspect(engine).get_table_names() == []
-    engine.dispose()
+    with job_queue.database([url]) as engine:
+        with job_queue.tables(engine):
+            assert len(inspect(engine).get_table_names()) == 2
+        assert inspect(engine).get_table_names() == []
 
 
 @pytest.mark.parametrize(
@@ -46,8 +44,9 @@ def test_leaves_nothing_in_a_given_database(tmp_path):
     ],
 )
 def test_unusable_address(url, message):
-    ended = run("job_queue", url)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert ended.stderr.startswith(message)
-    assert "s3cret" not in ended.stderr
-    assert "Traceback" not in ended.stderr
+    with pytest.raises(SystemExit) as ended:
+        with job_queue.database([url]):
+            raise AssertionError("not reached")
+    # what is printed, with an exit status of 1
+    assert ended.value.code.startswith(message)
+    assert "s3cret" not in ended.value.code
