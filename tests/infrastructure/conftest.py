@@ -28,7 +28,7 @@ SESSIONS = 12
 BACKENDS = 2
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pair() -> Iterator[tuple[PostgreSQL, PostgreSQL]]:
     """Two PostgreSQL servers with one password; tests may stop either."""
 
@@ -53,7 +53,7 @@ def servers(
     return pair
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def one_pgbouncer(
     pair: tuple[PostgreSQL, PostgreSQL],
 ) -> Iterator[PgBouncer]:
@@ -76,7 +76,7 @@ def pgbouncer(
     return one_pgbouncer
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def one_haproxy(pair: tuple[PostgreSQL, PostgreSQL]) -> Iterator[HAProxy]:
     one, two = pair
     try:
