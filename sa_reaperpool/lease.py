@@ -74,6 +74,7 @@ class Lease:
         "taken",
         "used",
         "kept",
+        "quiet_since",
         "leak_reported",
         "_last",
         "_where",
@@ -84,6 +85,9 @@ class Lease:
     )
 
     handle: weakref.ref[Any]
+
+    quiet_since: float
+    """When the reaper first saw that it runs nothing, since its last use."""
 
     level: Level | None
     """The base's in its reservation, if it is reserved (joins.py)."""
@@ -98,6 +102,7 @@ class Lease:
         self._last = holder = _holder.current()
         self.holders: list[Holder] = [holder]
         self.kept = False
+        self.quiet_since = 0.0
         self.leak_reported = False
         self._where = application_line(2)
         self.level = self.anchor = None
