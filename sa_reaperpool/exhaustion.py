@@ -289,7 +289,8 @@ class Exhaustion:
         self.habits.refused(monotonic())
         reason, sentence = diagnosis.verdict(scene)
         return kind(
-            diagnosis.report(scene, sentence, outcome),
+            # SQLAlchemy adds an address to it
+            diagnosis.report(scene, sentence, outcome) + "\n",
             waited=scene.waited,
             limit=scene.limit,
             size=scene.size,
