@@ -223,7 +223,8 @@ def pool(driver, request):
     return a_pool(driver, on_deadlock=request.param)
 
 
-def test_one_who_does_not_wait(pool, circle, told):
+def test_one_who_does_not_wait(pool, circle, told, monkeypatch):
+    Clock(monkeypatch)
     threads = circle(pool)
     outsider = Actor(pool)
     with pytest.raises(CheckoutTimeout) as caught:
