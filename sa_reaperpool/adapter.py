@@ -863,9 +863,10 @@ class ReaperPoolEvents(PoolEvents):
 
         :param lease: the :class:`.LeaseInfo` as it was just before.
 
-        :param reason: one word: ``abandoned``, ``dead``, ``disconnected``
-         or ``invalidated``; ``released``: a request ended while one of its
-         threads, or a cursor, still used what it had reserved.
+        :param reason: one word: ``abandoned``, ``dead``, ``reclaimed``,
+         ``disconnected`` or ``invalidated``; ``released``: a request ended
+         while one of its threads, or a cursor, still used what it had
+         reserved.
 
         """
 

@@ -19,6 +19,7 @@ from . import adapter
 from . import liveness
 from . import upkeep
 from .adapter import Entry
+from .cancel import end_command
 from .errors import ConnectionReclaimed
 from .errors import PoolShutdown
 from .joins import warn_of_lost
@@ -39,6 +40,9 @@ _COUNTED = {
     "released": "reclaimed",
 }
 """Why a lease ended, as the statistics call it."""
+
+_DELIBERATE = ("abandoned", "reclaimed")
+"""What somebody may have meant to be so."""
 
 
 class Caretaker:
@@ -74,7 +78,7 @@ class Caretaker:
     def something_is_due(self, now: float) -> bool:
         """Is there a lease that :meth:`.tend_leases` might act on?"""
         settings = self._pool.settings
-        if settings.leak_timeout is not None:
+        if settings.leak_timeout or settings.reclaim_timeout:
             return True
         grace = settings.dead_connection_timeout
         if grace is None:
@@ -92,17 +96,34 @@ class Caretaker:
             list(pool._leases.values()), pool.settings, now
         )
         for lease, act in verdicts:
-            if self.worth_acting(lease, act):
+            if act is upkeep.Act.WATCH:
+                again = self._watch(lease, now)
+            elif self.worth_acting(lease, act):
                 # two for one lease are two things to do
                 key = (lease.handle, act)
                 submit(key, _bound(self._act_alone, pool, lease, act))
+                continue
             elif act is upkeep.Act.REAP:
                 # A cursor is open, or was, whose end nobody will tell of.
                 again = now + max(
                     1.0, pool.settings.dead_connection_timeout or 0.0
                 )
-                due = again if due is None else min(due, again)
+            elif act is upkeep.Act.RECLAIM:
+                # used, past the handle
+                lease.quiet_since = 0.0
+                again = self._watch(lease, now)
+            else:
+                continue
+            due = again if due is None else min(due, again)
         return due
+
+    def _watch(self, lease: Lease, now: float) -> float:
+        """See whether a lease is quiet; when is it to be seen again?"""
+        patience = self._pool.settings.reclaim_timeout or 0.0
+        if self._in_use(lease):
+            return now + patience / 4
+        lease.quiet_since = now
+        return now + patience
 
     def worth_acting(self, lease: Lease, act: upkeep.Act) -> bool:
         if act is upkeep.Act.REPORT:
@@ -113,6 +134,9 @@ class Caretaker:
                 return False
             # a cursor that is merely open gives nothing any more
             return not self._running(lease)
+        if act is upkeep.Act.RECLAIM:
+            # which has been watched for long
+            return not self._in_use(lease)
         return not self._in_use_lately(lease)
 
     def _in_use_lately(self, lease: Lease) -> bool:
@@ -147,6 +171,9 @@ class Caretaker:
             return 0
 
     def _act(self, lease: Lease, act: upkeep.Act) -> int:
+        if act is upkeep.Act.WATCH:
+            self._watch(lease, monotonic())
+            return 0
         # in a helper thread time has passed since the decision
         still, _ = upkeep.judge_leases(
             [lease], self._pool.settings, monotonic()
@@ -159,6 +186,10 @@ class Caretaker:
         if act is upkeep.Act.LOOK:
             return self.reclaim(
                 lease, "dead", "the server closed the connection"
+            )
+        if act is upkeep.Act.RECLAIM:
+            return self.reclaim(
+                lease, "reclaimed", "it was not used for the reclaim_timeout"
             )
         return self.reclaim(lease, "abandoned", "all its holders have ended")
 
@@ -261,7 +292,7 @@ class Caretaker:
         # after the slot is free, which a log's handler may wait for
         hint = "  If that is how it should be, call pool.keep()."
         self._pool.logger.warning(
-            "%s%s", error, hint if reason == "abandoned" else ""
+            "%s%s", error, hint if reason in _DELIBERATE else ""
         )
         self._tell(told, reason)
 
@@ -272,6 +303,8 @@ class Caretaker:
         pool.explain_close(entry, _COUNTED.get(reason, reason))
         connection = entry.dbapi_connection
         try:
+            if connection is not None and pool.may_look_into(connection):
+                end_command(entry.driver_connection)
             entry.discard(error)
         except Exception:
             pool.logger.error(

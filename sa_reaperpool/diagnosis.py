@@ -120,9 +120,13 @@ def _is_unreachable(scene: Scene) -> bool:
         return False
     if scene.connect_error is not None:
         return True
-    # long for a connect: all of what was waited, or a second
-    long = scene.waited if scene.waited >= BRIEF else 1.0
-    return scene.opening_for >= long
+    return scene.opening_for >= _long(scene)
+
+
+def _long(scene: Scene) -> float:
+    """What is long where nothing is usual: all of what was waited, or, if
+    that was nothing, a second."""
+    return scene.waited if scene.waited >= BRIEF else 1.0
 
 
 def _unreachable(scene: Scene) -> str:
@@ -163,11 +167,11 @@ def _is_leaked(held: Held, scene: Scene) -> bool:
     if held.waits:
         # which is why it is held for so long
         return False
-    least = max(scene.waited, BRIEF)
     if scene.usual is not None:
+        least = max(scene.waited, BRIEF)
         return info.held_for > max(least, FAR * scene.usual)
     # Nothing is known to be usual; not used at all for so long is not.
-    return not held.busy and info.unused_for >= least
+    return not held.busy and info.unused_for >= _long(scene)
 
 
 def _leak(scene: Scene, leaked: Sequence[Held]) -> str:

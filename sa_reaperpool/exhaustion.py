@@ -109,6 +109,7 @@ class Exhaustion:
         self._pool_ref = weakref.ref(pool)
         self.habits = Habits()
         self._connect_error: str | None = None
+        self._telling: set[Holder] = set()
 
     @property
     def _pool(self) -> StockedPool:
@@ -169,12 +170,21 @@ class Exhaustion:
                 PoolDeadlock, place, "not waited for, on_deadlock raise"
             )
         if news and circle.certain and mode != "off":
+            self._warn(place)
+
+    def _warn(self, place: Place) -> None:
+        if place.holder in self._telling:
+            # a log's handler that writes to this very database
+            return
+        try:
+            self._telling.add(place.holder)
             scene = self._scene(place, deadlock=True)
             sentence = diagnosis.verdict(scene).sentence
-            pool.logger.warning(
-                "%s",
-                diagnosis.report(scene, sentence, "on_deadlock warn"),
+            self._pool.logger.warning(
+                "%s", diagnosis.report(scene, sentence, "on_deadlock warn")
             )
+        finally:
+            self._telling.discard(place.holder)
 
     def _circle(self, place: Place, waiter: Waiter) -> Circle | None:
         """Those who wait for each other, as it seems, or None.
@@ -289,7 +299,8 @@ class Exhaustion:
         self.habits.refused(monotonic())
         reason, sentence = diagnosis.verdict(scene)
         return kind(
-            diagnosis.report(scene, sentence, outcome),
+            # SQLAlchemy adds an address to it
+            diagnosis.report(scene, sentence, outcome) + "\n",
             waited=scene.waited,
             limit=scene.limit,
             size=scene.size,

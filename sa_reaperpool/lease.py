@@ -98,6 +98,7 @@ class Lease:
         "taken",
         "seen_busy",
         "kept",
+        "quiet_since",
         "leak_reported",
         "_used",
         "_uses",
@@ -113,6 +114,9 @@ class Lease:
     """Was a cursor open, or a command running, when it was last judged?"""
 
     handle: weakref.ref[Any]
+
+    quiet_since: float
+    """When the reaper first saw that it runs nothing, since its last use."""
 
     level: Level | None
     """The base's in its reservation, if it is reserved (joins.py)."""
@@ -130,6 +134,7 @@ class Lease:
         self._last = holder = _holder.current()
         self.holders: list[Holder] = [holder]
         self.kept = False
+        self.quiet_since = 0.0
         self.leak_reported = False
         self._where = application_line(2)
         self.level = self.anchor = None

@@ -272,8 +272,8 @@ class ReservingPool(StockedPool):
         """Close all connections, in use or not.
 
         Who holds one gets :class:`.ConnectionReclaimed` at its next use.
-        The pool can be used on, and opens new ones.  A driver's close may
-        wait for the command that runs, as psycopg2's does.
+        The pool can be used on, and opens new ones.  What psycopg2 and
+        psycopg run is cancelled; other drivers' close may wait for it.
         """
         self._care.close_idle(None, "shutdown")
         for entry in self.queue.entries():

@@ -48,13 +48,15 @@ class Stats:
     """The longest of those waits, in seconds."""
 
     timeouts: int
+    """Checkouts that got nothing: ``CheckoutTimeout`` of whatever kind."""
+
     opened: int
     connect_failures: int
     closed: Mapping[str, int]
     """Closed connections by reason: ``idle`` (one too many, or unused for
-    idle_timeout, or flushed), ``age``, ``dead``, ``reaped``, ``refreshed``,
-    ``failed`` (invalidated), ``shutdown`` (disposed of, or shut down),
-    ``detached``."""
+    idle_timeout, or flushed), ``age``, ``dead``, ``reaped``,
+    ``reclaimed``, ``refreshed``, ``failed`` (invalidated), ``shutdown``
+    (disposed of, or shut down), ``detached``."""
 
 
 class Tally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from typing import Iterable
+from typing import Iterator
 from typing import Protocol
 from typing import Sequence
 from typing import TypeVar
@@ -34,6 +35,7 @@ class Leased(Protocol):
 
     taken: float
     used: float
+    quiet_since: float
     kept: bool
     leak_reported: bool
 
@@ -51,6 +53,8 @@ class Act(enum.Enum):
     REAP = "reap"
     REPORT = "report"
     LOOK = "look"
+    WATCH = "watch"
+    RECLAIM = "reclaim"
 
 
 def outlived(entry: Aging, settings: Settings, now: float) -> str | None:
@@ -115,33 +119,58 @@ def judge_leases(
     """Which leases to act on, and when to judge again at the latest.
 
     :return: the pairs of lease and what to do: ``REAP`` it, ``REPORT`` it
-     as a leak, or ``LOOK`` whether its server is still there; and the time
-     at which the next abandoned lease is due, or None if there is none.
+     as a leak, ``LOOK`` whether its server is still there, ``WATCH``
+     whether it is quiet, or ``RECLAIM`` it since it has been quiet for
+     long; and the time at which the next one of those may be due, looks at
+     the server aside, or None if there is none.
 
     """
     verdicts: list[tuple[L, Act]] = []
-    next_due: float | None = None
-    grace = settings.dead_connection_timeout
+    # of leases that begin meanwhile nobody is told
+    later = [
+        now + seconds
+        for seconds in (settings.leak_timeout, _first_look(settings))
+        if seconds is not None
+    ]
     for lease in leases:
         if lease.kept:
             continue
-        if grace is not None:
-            due = lease.used + grace
-            if lease.abandoned():
-                # a reservation is not handed on
-                if due <= now or lease.reserved:
-                    verdicts.append((lease, Act.REAP))
-                elif next_due is None or due < next_due:
-                    next_due = due
-            elif due <= now:
-                verdicts.append((lease, Act.LOOK))
-        if (
-            settings.leak_timeout is not None
-            and not lease.leak_reported
-            and now - lease.taken > settings.leak_timeout
-        ):
-            verdicts.append((lease, Act.REPORT))
-    return verdicts, next_due
+        reaped = False
+        for act, due in _acts(lease, settings):
+            if due > now:
+                if act is not Act.LOOK:
+                    later.append(due)
+            elif not (reaped and act in (Act.WATCH, Act.RECLAIM)):
+                verdicts.append((lease, act))
+                reaped = reaped or act is Act.REAP
+    return verdicts, min(later, default=None)
+
+
+def _first_look(settings: Settings) -> float | None:
+    """Seconds after its last use when a lease is looked at first."""
+    timeout = settings.reclaim_timeout
+    return None if timeout is None else timeout / 4
+
+
+def _acts(lease: Leased, settings: Settings) -> Iterator[tuple[Act, float]]:
+    """What is to be done about a lease as it is, and when."""
+    grace = settings.dead_connection_timeout
+    if grace is not None:
+        if lease.abandoned():
+            # a reservation is not handed on
+            yield Act.REAP, lease.used + (0.0 if lease.reserved else grace)
+        else:
+            yield Act.LOOK, lease.used + grace
+    if settings.leak_timeout is not None and not lease.leak_reported:
+        yield Act.REPORT, lease.taken + settings.leak_timeout
+    first_look = _first_look(settings)
+    if settings.reclaim_timeout is not None and first_look is not None:
+        if lease.quiet_since <= lease.used:
+            # The end of its last command was not seen.  From this look on
+            # there is none that could end, without a use.
+            yield Act.WATCH, lease.used + first_look
+        else:
+            yield Act.RECLAIM, lease.quiet_since + settings.reclaim_timeout
 
 
 def backoff(failures: int, random: float) -> float:

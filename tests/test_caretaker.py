@@ -16,6 +16,7 @@ from stub import Driver
 from stub import StubError
 from stub import in_ended_thread
 
+from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool.liveness import Look
 
@@ -210,9 +211,9 @@ def test_a_leak_is_reported_once(make, clock, caplog):
     pool = make(leak_timeout=10)
     handle = pool.connect()
     with caplog.at_level(logging.WARNING, "sqlalchemy.pool"):
-        work(pool, clock, 10)
+        assert work(pool, clock, 9) == (clock.now + 1, None)
         assert caplog.records == []
-        work(pool, clock, 1)
+        work(pool, clock, 2)
         work(pool, clock, 100)
     [record] = caplog.records
     message = record.getMessage()
@@ -220,6 +221,109 @@ def test_a_leak_is_reported_once(make, clock, caplog):
     assert "leak" in message and "11.0 s" in message
     assert f"{__file__}:" in message and "pool.keep()" in message
     assert closed(pool) == {}
+    handle.close()
+
+
+def test_what_is_not_used_for_long_is_reclaimed(make, clock, caplog):
+    pool = make(reclaim_timeout=40)
+    handle = pool.connect()
+    # first it is seen to be quiet, and then for long enough
+    assert work(pool, clock, 9) == (clock.now + 1, None)
+    work(pool, clock, 1)
+    assert work(pool, clock, 39) == (clock.now + 1, None)
+    assert closed(pool) == {}
+    with caplog.at_level(logging.WARNING, "sqlalchemy.pool"):
+        work(pool, clock, 1)
+    assert closed(pool) == {"reclaimed": 1}
+    assert pool.checkedout() == 0
+    [record] = caplog.records
+    assert "not used for the reclaim_timeout" in record.getMessage()
+    assert "pool.keep()" in record.getMessage()
+    with pytest.raises(ConnectionReclaimed, match="reclaim_timeout") as caught:
+        handle.cursor()
+    assert caught.value.reason == "reclaimed"
+    handle.close()
+
+
+def test_what_is_used_is_not_reclaimed(make, clock):
+    pool = make(reclaim_timeout=40)
+    handle = pool.connect()
+    for _ in range(5):
+        work(pool, clock, 39)
+        handle.cursor().close()
+    work(pool, clock, 10)
+    handle.cursor().close()
+    # it was quiet before that, which counts no more
+    work(pool, clock, 39.9)
+    work(pool, clock, 39.9)
+    assert closed(pool) == {}
+    work(pool, clock, 0.1)
+    assert closed(pool) == {"reclaimed": 1}
+
+
+@pytest.mark.parametrize("how", ["a cursor is open", "a command runs"])
+def test_what_is_in_use_is_not_reclaimed(make, clock, driver, how):
+    class Info:
+        transaction_status = 1
+
+    pool = make(reclaim_timeout=40)
+    handle = pool.connect()
+    cursor = handle.cursor()
+    if how == "a command runs":
+        cursor.close()
+        driver.connections[0].info = Info()
+    for _ in range(9):
+        assert work(pool, clock, 100)[0] == clock.now + 10
+    Info.transaction_status = 2
+    cursor.close()
+    # from its end on it has the whole time
+    work(pool, clock, 10)
+    work(pool, clock, 39)
+    assert closed(pool) == {}
+    work(pool, clock, 1)
+    assert closed(pool) == {"reclaimed": 1}
+
+
+def test_what_begins_at_the_last_moment_is_not_reclaimed(make, clock, driver):
+    class Info:
+        transaction_status = 2
+
+    pool = make(reclaim_timeout=40)
+    handle = pool.connect()
+    driver.connections[0].info = Info()
+    work(pool, clock, 10)
+    # past the handle, so that there is no use to be seen
+    Info.transaction_status = 1
+    work(pool, clock, 40)
+    Info.transaction_status = 2
+    work(pool, clock, 10)
+    work(pool, clock, 39)
+    assert closed(pool) == {}
+    work(pool, clock, 1)
+    assert closed(pool) == {"reclaimed": 1}
+    handle.close()
+
+
+def test_what_is_kept_is_not_reclaimed(make, clock):
+    pool = make(reclaim_timeout=1)
+    with pool.connect() as handle:
+        pool.keep(handle)
+        for _ in range(5):
+            work(pool, clock, 100)
+        assert closed(pool) == {}
+
+
+def test_reclaimed_without_a_reaper(make, clock):
+    """By those who come to wait."""
+    pool = make(reclaim_timeout=40, pool_size=1, max_overflow=0)
+    handle = pool.connect()
+    for seconds in (10, 39):
+        clock.now += seconds
+        with pytest.raises(CheckoutTimeout):
+            pool.connect()
+    clock.now += 1
+    pool.connect().close()
+    assert closed(pool) == {"reclaimed": 1}
     handle.close()
 
 

@@ -139,6 +139,27 @@ def test_the_next_circle_is_another_one(driver, circle, told):
     until(lambda: len(told()) == 2)
 
 
+def test_a_log_that_is_written_to_the_same_database(driver):
+    class Handler(logging.Handler):
+        def emit(self, record):
+            emitted.append(record)
+            with pytest.raises(CheckoutTimeout):
+                pool.connect(timeout=0.02)
+
+    emitted = []
+    pool = a_pool(driver, pool_size=1, on_deadlock="warn")
+    handler = Handler(level=logging.WARNING)
+    logger = logging.getLogger("sqlalchemy.pool.impl.ReaperPool")
+    logger.addHandler(handler)
+    try:
+        with pool.connect():
+            with pytest.raises(CheckoutTimeout):
+                pool.connect(timeout=0.05)
+    finally:
+        logger.removeHandler(handler)
+    assert len(emitted) == 1
+
+
 def test_off_says_nothing_but_knows_it_in_the_end(driver, circle, told):
     threads = circle(a_pool(driver, on_deadlock="off"))
     with pytest.raises(CheckoutTimeout) as caught:
@@ -223,7 +244,8 @@ def pool(driver, request):
     return a_pool(driver, on_deadlock=request.param)
 
 
-def test_one_who_does_not_wait(pool, circle, told):
+def test_one_who_does_not_wait(pool, circle, told, monkeypatch):
+    Clock(monkeypatch)
     threads = circle(pool)
     outsider = Actor(pool)
     with pytest.raises(CheckoutTimeout) as caught:

@@ -99,6 +99,7 @@ SCENES = {
         # since before, but not for as long as this waited
         scene(held(29), BRISK, usual=0.1),
         scene(held(0.09, 0.09), waited=0.0, usual=0.001),
+        scene(held(0.9, 0.9), waited=0.0),
         scene(),
         # opens as it should
         scene(BRISK, opening=1, opening_for=0.3, usual=0.1),

@@ -145,7 +145,7 @@ def test_nested(driver, clock, cast):
     handle.close()
 
 
-def test_what_was_handed_on_is_not_nested(driver, cast):
+def test_what_was_handed_on_is_not_nested(driver, cast, clock):
     """This thread has taken it, and another is who uses it."""
     pool = a_pool(driver, pool_size=1)
     handle = pool.connect()
@@ -154,7 +154,7 @@ def test_what_was_handed_on_is_not_nested(driver, cast):
     handle.close()
 
 
-def test_what_is_kept_is_not_nested(driver):
+def test_what_is_kept_is_not_nested(driver, clock):
     pool = a_pool(driver, pool_size=1)
     with pool.connect() as handle:
         pool.keep(handle)
@@ -207,7 +207,7 @@ def test_unreachable_with_what_the_driver_said(driver, clock):
 # max_waiting
 
 
-def test_no_more_wait_than_may(driver, cast):
+def test_no_more_wait_than_may(driver, cast, clock):
     pool = a_pool(driver, pool_size=1, timeout=None, max_waiting=2)
     actors = cast(pool, "holder", "first", "second", "third")
     handle = actors[0].take()

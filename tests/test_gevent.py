@@ -122,3 +122,33 @@ def test_waiting_does_not_block_the_hub(tmp_path):
         print(handles)
         """,
     ) == ("[1, 1, 1, 1, 2]")
+
+
+def test_a_circle_of_greenlets(tmp_path):
+    assert run(
+        tmp_path,
+        """
+        from sa_reaperpool import CheckoutTimeout, PoolDeadlock
+
+        pool = ReaperPool(
+            pool.creator, 4, 0, timeout=20, on_deadlock="raise"
+        )
+        all_have_one = Event()
+        told = []
+
+        def work():
+            with pool.connect():
+                told.append(None)
+                if len(told) == 4:
+                    all_have_one.set()
+                assert all_have_one.wait(20)
+                try:
+                    pool.connect().close()
+                except CheckoutTimeout as error:
+                    told.append(error)
+
+        gevent.joinall([gevent.spawn(work) for _ in range(4)], raise_error=1)
+        [error] = [each for each in told if each is not None]
+        print(type(error) is PoolDeadlock, error.reason, len(error.leases))
+        """,
+    ) == ("True deadlock 4")

@@ -47,10 +47,12 @@ class Lease:
     kept: bool = False
     reserved: bool = False
     leak_reported: bool = False
+    quiet: float | None = None
 
     def __post_init__(self):
         self.taken = NOW - self.held
         self.used = NOW - self.unused
+        self.quiet_since = 0.0 if self.quiet is None else NOW - self.quiet
 
     def abandoned(self):
         return self.ended
@@ -312,7 +314,7 @@ def test_a_lease_long_unused_is_looked_at(unused, looks):
     assert acts(lease) == ([(0, Act.LOOK)] if looks else [])
 
 
-@pytest.mark.parametrize("held, reports", [(10, False), (10.01, True)])
+@pytest.mark.parametrize("held, reports", [(9.99, False), (10, True)])
 def test_leak_timeout(held, reports):
     lease = Lease(held=held)
     expected = [(0, Act.REPORT)] if reports else []
@@ -332,11 +334,58 @@ def test_no_leak_without_leak_timeout():
     assert acts(Lease(held=900)) == []
 
 
+@pytest.mark.parametrize("quiet", [None, 800])
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_kept_lease_is_left_alone(ended):
-    lease = Lease(held=900, unused=900, ended=ended, kept=True)
-    assert acts(lease, leak_timeout=10) == []
+def test_a_kept_lease_is_left_alone(ended, quiet):
+    lease = Lease(held=900, unused=900, ended=ended, quiet=quiet, kept=True)
+    assert acts(lease, leak_timeout=10, reclaim_timeout=10) == []
     assert next_due(lease) is None
+
+
+RECLAIM = {"dead_connection_timeout": None, "reclaim_timeout": 40}
+
+
+@pytest.mark.parametrize(
+    "unused, quiet, act",
+    [
+        (9.9, None, None),
+        (10, None, Act.WATCH),
+        (900, None, Act.WATCH),
+        (900, 39.9, None),
+        (900, 40, Act.RECLAIM),
+        # used again since it was seen to be quiet
+        (9.9, 900, None),
+        (10, 900, Act.WATCH),
+        (10, 10, Act.WATCH),
+    ],
+)
+def test_a_lease_is_quiet_for_long_before_it_is_reclaimed(unused, quiet, act):
+    lease = Lease(held=900, unused=unused, quiet=quiet)
+    expected = [] if act is None else [(0, act)]
+    assert acts(lease, **RECLAIM) == expected
+    assert acts(lease, dead_connection_timeout=None) == []
+
+
+def test_what_is_reaped_need_not_be_reclaimed():
+    lease = Lease(held=900, unused=100, quiet=90, ended=True)
+    assert acts(lease, reclaim_timeout=40) == [(0, Act.REAP)]
+    assert acts(lease, **RECLAIM) == [(0, Act.RECLAIM)]
+
+
+def test_when_to_look_again():
+    _, due = judge_leases([], given_options(**RECLAIM), NOW)
+    assert due == NOW + 10
+    _, due = judge_leases([], given_options(leak_timeout=7), NOW)
+    assert due == NOW + 7
+    for lease, expected in [
+        (Lease(unused=3), NOW + 7),
+        (Lease(unused=50, quiet=38), NOW + 2),
+        (Lease(unused=50, quiet=3), NOW + 10),
+    ]:
+        _, due = judge_leases([lease], given_options(**RECLAIM), NOW)
+        assert due == expected
+    _, due = judge_leases([Lease(held=4)], given_options(leak_timeout=7), NOW)
+    assert due == NOW + 3
 
 
 def test_the_next_abandoned_lease_is_due():
@@ -364,35 +413,39 @@ leases_of_any_kind = st.lists(
         ended=st.booleans(),
         kept=st.booleans(),
         leak_reported=st.booleans(),
+        quiet=none_or_seconds,
     ),
     max_size=12,
 )
 
 
-@given(leases_of_any_kind, seconds, none_or_seconds)
-def test_lease_verdicts_hold_together(leases, grace, leak_timeout):
+@given(leases_of_any_kind, seconds, none_or_seconds, none_or_seconds)
+def test_lease_verdicts_hold_together(
+    leases, grace, leak_timeout, reclaim_timeout
+):
     settings = given_options(
-        dead_connection_timeout=grace, leak_timeout=leak_timeout
+        dead_connection_timeout=grace,
+        leak_timeout=leak_timeout,
+        reclaim_timeout=reclaim_timeout,
     )
     verdicts, due = judge_leases(leases, settings, NOW)
     for lease, act in verdicts:
         assert not lease.kept
         if act is Act.REPORT:
-            assert not lease.leak_reported and lease.held > leak_timeout
+            assert not lease.leak_reported and lease.held >= leak_timeout
+        elif act is Act.WATCH:
+            assert lease.unused >= reclaim_timeout / 4
+        elif act is Act.RECLAIM:
+            assert lease.unused > lease.quiet >= reclaim_timeout
         else:
             assert lease.unused >= grace
             assert lease.ended is (act is Act.REAP)
-    reaped = [lease for lease, act in verdicts if act is Act.REAP]
-    later = [
-        lease.used + grace
-        for lease in leases
-        if lease.ended and not lease.kept and lease not in reaped
+    if due is None:
+        assert leak_timeout is None and reclaim_timeout is None
+        return
+    assert due > NOW
+    # before that time there is nothing to be done that is not known now
+    before, _ = judge_leases(leases, settings, NOW + (due - NOW) * 0.9)
+    assert [each for each in before if each[1] is not Act.LOOK] == [
+        each for each in verdicts if each[1] is not Act.LOOK
     ]
-    assert due == min(later, default=None)
-    assert due is None or due > NOW
-    if due is not None:
-        # when that time has come, somebody is to be reaped
-        at_that_time, _ = judge_leases(leases, settings, due)
-        assert len([1 for _, act in at_that_time if act is Act.REAP]) > len(
-            reaped
-        )

@@ -1,0 +1,75 @@
+"""Ending the command that a connection runs, before it is closed.
+
+A driver's ``close()`` may wait for the command: psycopg2's does, for as
+long as it takes.  So the server is asked to cancel it, which it does by
+itself as well once it notices the close, but a long query may never look.
+After that the socket is shut down, which wakes whoever waits for an answer
+that may not come any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from typing import Any
+
+from . import liveness
+
+log = logging.getLogger("sqlalchemy.pool.impl.ReaperPool")
+
+PATIENCE = 2.0
+"""Seconds that the server has to take the order."""
+
+
+def end_command(driver_connection: Any) -> bool:
+    """End what this runs, if its driver says that it runs something.
+
+    Takes :data:`PATIENCE` at most.  The connection is of no use after it.
+
+    :return: whether there was something to end.
+
+    """
+    if not liveness.running(driver_connection):
+        return False
+    order = getattr(driver_connection, "cancel", None)
+    if order is not None:
+        _within(PATIENCE, order)
+    if liveness.running(driver_connection):
+        _shut_down_socket(driver_connection)
+    return True
+
+
+def _within(seconds: float, order: Any) -> None:
+    """Call it in a thread: it connects to the server, which may hang."""
+
+    def call() -> None:
+        try:
+            order()
+        except Exception as error:
+            log.debug("Cancel failed: %s", type(error).__name__)
+
+    thread = threading.Thread(
+        target=call, name="sa_reaperpool cancel", daemon=True
+    )
+    try:
+        thread.start()
+    except RuntimeError as error:
+        # no more threads, or the interpreter ends
+        log.debug("No thread for a cancel: %s", error)
+        return
+    thread.join(seconds)
+
+
+def _shut_down_socket(driver_connection: Any) -> None:
+    try:
+        number = os.dup(driver_connection.fileno())
+    except Exception:
+        # closed meanwhile
+        return
+    try:
+        with socket.socket(fileno=number) as duplicate:
+            duplicate.shutdown(socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("Socket could not be shut down: %s", error)
