@@ -272,13 +272,12 @@ def test_celery_prefork(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (celery,) = required("celery")
-    for name in ("queue", "control", "results"):
+    for name in ("queue", "control", "results", "met"):
         (tmp_path / name).mkdir()
     process, log = program(
         *("celery", "-A", "forked_tasks", "worker", "--pool", "prefork"),
         *("--concurrency", "2", "--without-gossip", "--without-mingle"),
         *("--without-heartbeat", "--loglevel", "info"),
-        # or one process takes all there is
         *("-O", "fair", "--prefetch-multiplier", "1"),
     )
 
