@@ -778,15 +778,18 @@ class AdaptedQueuePool(QueuePool):
     def recognise_reclaimed(self) -> None:
         """Let Connection treat ConnectionReclaimed as a disconnect.
 
+        And let the pool hear of its errors.
+
         Done before the first checkout: another thread's error may be going
         through the dialect's listeners at any later time.
         """
         dialect = self._dialect
-        if isinstance(dialect, Dialect) and not event.contains(
-            dialect, "handle_error", _reclaimed_is_disconnect
-        ):
-            event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
-            event.listen(dialect, "handle_error", _heard)
+        if not isinstance(dialect, Dialect):
+            return
+        for listener in (_reclaimed_is_disconnect, _heard):
+            # each by itself, as the lines before may have been interrupted
+            if not event.contains(dialect, "handle_error", listener):
+                event.listen(dialect, "handle_error", listener)
 
 
 def _heard(context: Any) -> None:
