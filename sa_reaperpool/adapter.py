@@ -798,12 +798,16 @@ class AdaptedQueuePool(QueuePool):
 
 
 def _recognise_reclaimed(dialect: Any) -> None:
-    """Let Connection treat ConnectionReclaimed as a disconnect."""
-    if isinstance(dialect, Dialect) and not event.contains(
-        dialect, "handle_error", _reclaimed_is_disconnect
-    ):
-        event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
-        event.listen(dialect, "handle_error", _heard)
+    """Let Connection treat ConnectionReclaimed as a disconnect.
+
+    And let the pool hear of its errors.
+    """
+    if not isinstance(dialect, Dialect):
+        return
+    for listener in (_reclaimed_is_disconnect, _heard):
+        # each by itself, as the lines before may have been interrupted
+        if not event.contains(dialect, "handle_error", listener):
+            event.listen(dialect, "handle_error", listener)
 
 
 def _heard(context: Any) -> None:

@@ -211,4 +211,3 @@ class Failover:
         else:
             # a close may block, and this thread has an error to tell
             reaper.run_soon(pool, pool.close_outdated)
-        reaper.wake(pool)

@@ -59,11 +59,12 @@ def _catch_up() -> None:
 def _in_child() -> None:
     global _lock
     interruption = None
-    while process.forked():
+    while True:
         try:
             # another thread of the parent may have held it
             _lock = threading.RLock()
             catch_up()
+            break
         except Exception:
             # told by who uses a pool, and so tries again
             raise

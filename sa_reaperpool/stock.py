@@ -328,6 +328,8 @@ class StockedPool(OpeningPool):
         for entry in self.idle_entries():
             if entry.connected and entry.outdated == "refreshed":
                 self._care.retire(entry, "refreshed")
+        # which may have to open others
+        self._wake_reaper()
 
     # what the caretaker and the reaper ask for
 

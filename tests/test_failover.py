@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from types import SimpleNamespace
 
 import pymysql
@@ -20,6 +21,7 @@ from sa_reaperpool import failover
 from sa_reaperpool.failover import Waves
 from sa_reaperpool.failover import made_read_only_here
 from sa_reaperpool.failover import word
+from sa_reaperpool.reaper import reaper
 
 
 class Psycopg2Error(Exception):
@@ -180,10 +182,10 @@ def test_many_hear_it_at_once(driver, clock, caplog):
     def hear():
         handle = pool.connect()
         together.wait()
-        fail(handle, Psycopg2Error("terminating", "57P01"))
-        # in whatever order, and later than the first's wave as well
-        together.wait()
+        # some hear it when there could be another wave already
         clock.now += 10
+        fail(handle, Psycopg2Error("terminating", "57P01"))
+        together.wait()
         handle.close()
 
     with caplog.at_level(logging.WARNING, "sqlalchemy.pool"):
@@ -245,16 +247,33 @@ def test_an_outdated_one_is_not_lent(driver, clock, liveness):
 
 
 def test_a_helper_closes_where_there_is_one(driver, clock):
-    pool = a_pool(driver, reaping_frequency=60)
+    pool = a_pool(driver, reaping_frequency=3600, min_idle=1)
     handle, idle = pool.connect(), pool.connect()
     idle.close()
+    # its first round is over, and no other is due for an hour
+    soon = time.monotonic() + 1800
+    until(
+        lambda: [
+            at
+            for ref, at in reaper._rounds.copy().items()
+            if ref() is pool and at > soon
+        ]
+    )
     closed_by = []
     driver.when_closed = lambda connection: closed_by.append(
         threading.current_thread()
     )
     fail(handle, Psycopg2Error("terminating", "57P01"))
-    until(lambda: pool.stats().closed == {"refreshed": 1})
-    assert closed_by[0] is not threading.current_thread()
+    until(lambda: pool.stats().closed.get("refreshed"))
+    assert threading.current_thread() not in closed_by
+    # and another is opened for min_idle
+    until(
+        lambda: [
+            entry
+            for entry in pool.idle_entries()
+            if entry.connected and not entry.outdated
+        ]
+    )
     handle.close()
 
 

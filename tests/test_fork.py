@@ -33,6 +33,8 @@ from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import PoolShutdown
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import fork
+from sa_reaperpool.request import REQUEST
+from sa_reaperpool.request import Request
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
@@ -264,6 +266,29 @@ def test_a_block_that_the_child_leaves(driver):
     assert driver.heard() == ["rollback"]
     assert side.result() == [2, 0, 1]
     assert driver.heard() == []
+
+
+def test_what_was_reserved_in_a_request(driver):
+    pool = a_pool(driver)
+    token = REQUEST.set(Request())
+    try:
+        mine = pool.connection()
+        mine.cursor()
+        driver.heard()
+
+        def child():
+            # the child goes on with the request, in a connection of its own
+            pool.connection().cursor()
+            number = pool.connection().dbapi_connection.number
+            REQUEST.get().end()
+            return number, pool.stats().in_use
+
+        assert in_a_child(child) == [2, 0]
+        assert driver.heard() == []
+        assert pool.connection() is mine
+        pool.release_connection()
+    finally:
+        REQUEST.reset(token)
 
 
 # threads that hold something, and what ends with their copies
