@@ -693,11 +693,26 @@ class AdaptedQueuePool(QueuePool):
         """
         return entry._is_hard_or_soft_invalidated()
 
+    def to_be_replaced(self, entry: Entry) -> bool:
+        """Will SQLAlchemy connect this entry at its next checkout?
+
+        But for what it finds out only then.
+        """
+        return (
+            not entry.connected or self._too_old(entry) or self.suspect(entry)
+        )
+
+    def _too_old(self, entry: Entry) -> bool:
+        """Is its connection past the pool's ``recycle``?"""
+        return (
+            self._recycle > -1
+            and time.time() - entry.starttime > self._recycle
+        )
+
     def recycled(self, connection: Any) -> bool:
         """Is this connection past the pool's ``recycle``?"""
-        return self._recycle > -1 and any(
-            entry.dbapi_connection is connection
-            and time.time() - entry.starttime > self._recycle
+        return any(
+            entry.dbapi_connection is connection and self._too_old(entry)
             for entry in self.queue.entries()
         )
 
