@@ -331,19 +331,27 @@ class Caretaker:
         return verdicts
 
     def _tend_idle(self) -> None:
+        turns = self._turns()
         for entry, reason in self._verdicts(monotonic()):
-            self._retire(entry, reason)
+            self._retire(entry, reason, turns.get(entry, -1))
             # after each, so that a borrower finds one open
             self.refill()
         self.refill()
 
-    def _retire(self, entry: Entry, reason: str | None) -> bool:
+    def _turns(self) -> dict[Entry, int]:
+        """Taken before a decision, to see whether they are the same after."""
+        pool = self._pool
+        return {
+            entry: pool.queue.turn(entry) for entry in pool.idle_entries()
+        }
+
+    def _retire(self, entry: Entry, reason: str | None, turn: int) -> bool:
         """Close an idle entry; without a reason, unless it answers."""
         pool = self._pool
         try:
             if reason is None:
-                return pool.retire(entry, "dead", unless=self._answers)
-            return pool.retire(entry, reason)
+                return pool.retire(entry, "dead", turn, self._answers)
+            return pool.retire(entry, reason, turn)
         except Exception:
             # its own failure, and not that of the next one
             pool.logger.error("Exception during upkeep", exc_info=True)
@@ -355,8 +363,8 @@ class Caretaker:
     def close_idle(self, idle_for: float | None, reason: str) -> int:
         now = monotonic()
         return sum(
-            self._retire(entry, reason)
-            for entry in self._pool.idle_entries()
+            self._retire(entry, reason, turn)
+            for entry, turn in self._turns().items()
             if entry.connected
             and (idle_for is None or now - entry.idle_since >= idle_for)
         )

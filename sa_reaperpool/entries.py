@@ -298,14 +298,18 @@ class OpeningPool(AdaptedQueuePool):
         self,
         entry: Entry,
         reason: str,
+        turn: int | None = None,
         unless: Callable[[Entry], bool] | None = None,
     ) -> bool:
         """Close an idle entry, if it is idle still.
 
+        :param turn: the queue's, when that was decided: if it was used
+         since, or replaced, that counts no more.
+
         :param unless: asked once the entry is out of everybody's reach.
 
         """
-        if not self.queue.claim(entry):
+        if not self.queue.claim(entry, turn):
             return False
         if unless is not None and unless(entry):
             entry.traffic_at = monotonic()

@@ -288,9 +288,14 @@ class FairQueue(Generic[E]):
         self._tidy()
         return entry
 
-    def claim(self, entry: E) -> bool:
-        """Take this very entry out of the idle ones, if it is still there."""
-        with self._lock: claimed = self._remove(entry)  # fmt: skip
+    def claim(self, entry: E, turn: int | None = None) -> bool:
+        """Take this very entry out of the idle ones, if it is still there.
+
+        :param turn: only if it has been there since this was its
+         :meth:`.turn`.
+
+        """
+        with self._lock: claimed = self._remove(entry, turn)  # fmt: skip
         self._tidy()
         return claimed
 
@@ -730,7 +735,9 @@ class FairQueue(Generic[E]):
         if self._live.get(key) is ref:
             del self._live[key]
 
-    def _remove(self, entry: E) -> bool:
+    def _remove(self, entry: E, turn: int | None) -> bool:
+        if turn is not None and self.turn(entry) != turn:
+            return False
         try:
             self.queue.remove(entry)
         except ValueError:
