@@ -128,7 +128,8 @@ class Entry(_ConnectionRecord):
     """The fraction by which its max_age and keepalive are shortened."""
 
     outdated: str | None = None
-    """Why it is not to be used any longer: ``refreshed``, ``shutdown``."""
+    """Why it is not to be used any longer: ``refreshed``, ``shutdown``, or
+    why it was taken back."""
 
     lent_at: float = 0.0
     """When it was last checked out; 0 once it was returned."""
@@ -736,11 +737,26 @@ class AdaptedQueuePool(QueuePool):
         """
         return entry._is_hard_or_soft_invalidated()
 
+    def to_be_replaced(self, entry: Entry) -> bool:
+        """Will SQLAlchemy connect this entry at its next checkout?
+
+        But for what it finds out only then.
+        """
+        return (
+            not entry.connected or self._too_old(entry) or self.suspect(entry)
+        )
+
+    def _too_old(self, entry: Entry) -> bool:
+        """Is its connection past the pool's ``recycle``?"""
+        return (
+            self._recycle > -1
+            and time.time() - entry.starttime > self._recycle
+        )
+
     def recycled(self, connection: Any) -> bool:
         """Is this connection past the pool's ``recycle``?"""
-        return self._recycle > -1 and any(
-            entry.dbapi_connection is connection
-            and time.time() - entry.starttime > self._recycle
+        return any(
+            entry.dbapi_connection is connection and self._too_old(entry)
             for entry in self.queue.entries()
         )
 

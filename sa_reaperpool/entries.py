@@ -28,15 +28,8 @@ from .exhaustion import Place
 from .failover import Failover
 from .lease import Lease
 from .options import Settings
-from .queue import FairQueue
 from .reaper import reaper
 from .stats import Tally
-
-
-class Permit:
-    """Leave to connect, for max_connecting."""
-
-    __slots__ = ("__weakref__",)
 
 
 class OpeningPool(AdaptedQueuePool):
@@ -52,7 +45,6 @@ class OpeningPool(AdaptedQueuePool):
     _epoch: int = 0
     _failover: Failover = None  # type: ignore[assignment]
     _exhaustion: Exhaustion = None  # type: ignore[assignment]
-    _gate: FairQueue[Permit] = None  # type: ignore[assignment]
     _checkouts: Checkouts = None  # type: ignore[assignment]
     _reasons: dict[int, str] = {}
     _refill_lock: threading.RLock = None  # type: ignore[assignment]
@@ -73,8 +65,7 @@ class OpeningPool(AdaptedQueuePool):
     @property
     def shut(self) -> bool:
         """Is the pool shut down?"""
-        # the first of its queues to be closed
-        return self._gate.closed
+        return self.queue.closed
 
     @property
     def has_leases(self) -> bool:
@@ -148,14 +139,15 @@ class OpeningPool(AdaptedQueuePool):
         """Every connect goes through here, the first and each later one."""
         self._refuse_if_shut()
         epoch = self._epoch
-        # in a list, in which an interruption at whatever line finds it
-        permits: list[Any] = [None]
+        begun = False
         connection = None
         try:
-            self._take_permit(permits)
+            if not self.queue.wait_to_begin(entry, self._time_left()):
+                raise self._unserved()
+            begun = True
             entry.connecting_since = monotonic()
             connection = connect(entry)
-            self._gate.discard(permits[0])
+            self.queue.made(entry)
             self._tally.add("opened")
             self._opened(entry, connection)
             if epoch != self._epoch:
@@ -163,28 +155,20 @@ class OpeningPool(AdaptedQueuePool):
             self._refuse_if_shut()
             return connection
         except BaseException as error:
-            # A permit's place is free once nobody refers to it; this is now,
-            # and not when the traceback is dropped.
-            self._gate.discard(permits[0])
+            # now, and not when the entry is given up
+            self.queue.made(entry)
             if connection is not None:
                 # interrupted, or shut down, before the record had it
                 if isinstance(error, PoolShutdown):
                     self._reasons[id(connection)] = "shutdown"
                 self.close_raw(connection)
-            elif permits[0] is not None:
+            elif begun:
                 self._tally.add("connect_failures")
                 self.hear(None, error)
                 if isinstance(error, Exception):
                     self._exhaustion.failed_to_open(error)
             entry.connecting_since = 0.0
             raise
-
-    def _take_permit(self, permits: list[Any]) -> None:
-        permits[0] = self._gate.get_nowait()
-        if permits[0] is None:
-            permits[0] = self._gate.get(self._time_left())
-            if permits[0] is None:
-                raise self._unserved()
 
     def _opened(self, entry: Entry, connection: Any) -> None:
         self._check_fitness(connection)
@@ -274,11 +258,22 @@ class OpeningPool(AdaptedQueuePool):
         try:
             self._close(entry, reason)
         except BaseException:
-            if connection is not None:
-                self.close_raw(connection)
+            self.close_without_telling(entry, connection, reason)
             raise
         finally:
             self.queue.discard(entry)
+
+    def close_without_telling(
+        self, entry: Entry, connection: Any, reason: str
+    ) -> None:
+        """Close what an event's listener has kept from being closed.
+
+        The entry forgets it first, so that nobody closes it once more.
+        """
+        if connection is not None and entry.dbapi_connection is connection:
+            entry.dbapi_connection = None
+            self._reasons[id(connection)] = reason
+            self.close_raw(connection)
 
     def give_up(self, entry: Entry, turn: int) -> None:
         """Close an entry that an interrupted line had, and free its slot.
@@ -311,18 +306,23 @@ class OpeningPool(AdaptedQueuePool):
         self,
         entry: Entry,
         reason: str,
+        turn: int | None = None,
         unless: Callable[[Entry], bool] | None = None,
     ) -> bool:
         """Close an idle entry, if it is idle still.
 
+        :param turn: the queue's, when that was decided: if it was used
+         since, or replaced, that counts no more.
+
         :param unless: asked once the entry is out of everybody's reach.
 
         """
-        if not self.queue.claim(entry):
+        if not self.queue.claim(entry, turn):
             return False
         if unless is not None and unless(entry):
             entry.traffic_at = monotonic()
-            self.queue.put(entry)
+            # that was no use: its turn comes when it would have come
+            self.queue.put(entry, back=True)
             return False
         self._discard(entry, reason)
         return True

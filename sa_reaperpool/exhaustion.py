@@ -362,7 +362,12 @@ class Exhaustion:
             wanted=self.habits.wanted(
                 len(leases), others + 1, now, max(waited, 1.0)
             ),
-            permits=None if place else pool.settings.max_connecting,
+            # beside a free slot nobody waits but for a turn to connect
+            permits=(
+                pool.settings.max_connecting
+                if place is None or room or queue.limit is None
+                else None
+            ),
             name=pool.given_name,
         )
 

@@ -25,7 +25,6 @@ from .checkout import UNSET
 from .checkout import Checkout
 from .checkout import Checkouts
 from .entries import OpeningPool
-from .entries import Permit
 from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
@@ -57,11 +56,6 @@ class StockedPool(OpeningPool):
         self._tally = Tally()
         self._failover = Failover(self)
         self._exhaustion = Exhaustion(self)
-        # there without a limit too, so that who connects already counts
-        # once there is one
-        self._gate = FairQueue(
-            Permit, _nothing, limit=self.settings.max_connecting
-        )
 
     def _new_queue(
         self, maxsize: int, max_overflow: int, use_lifo: bool
@@ -71,6 +65,7 @@ class StockedPool(OpeningPool):
             self._close_surplus,
             maxsize=maxsize,
             limit=limit_of(maxsize, max_overflow),
+            max_making=self.settings.max_connecting,
             use_lifo=use_lifo,
         )
 
@@ -110,14 +105,8 @@ class StockedPool(OpeningPool):
             before.maxsize, self.max_overflow, before.use_lifo
         )
         if shut:
-            self._close_queues()
+            self.queue.close()
         self.process = here
-
-    def _close_queues(self) -> None:
-        """Lend nothing any more; wake who waits, close what is idle."""
-        self._gate.close()
-        # last, as this closes connections
-        self.queue.close()
 
     def reclaimed(self, why: str, reason: str) -> ConnectionReclaimed:
         """What the handle of a connection taken back will raise."""
@@ -170,17 +159,41 @@ class StockedPool(OpeningPool):
             checkout.entry = entry = self.queue.get(left, place)
             if entry is None:
                 raise self._unserved(place)
-        checkout.turn = self.queue.turn(entry)
-        try:
-            if entry.connected:
-                self._check_liveness(entry)
-                self._be_looked_after()
-            elif not entry.opened_at:
-                entry.get_connection()
-            return entry
-        except BaseException as error:
-            self._drop(entry, error)
-            raise
+        while True:
+            checkout.turn = self.queue.turn(entry)
+            try:
+                if self._made_fit(entry):
+                    return entry
+            except BaseException as error:
+                self._drop(entry, error)
+                raise
+            # Its connect has to wait for its turn, beside others that are
+            # open and may come back before.
+            self._prepare_to_wait()
+            checkout.entry = entry = self.queue.exchange(
+                entry, self._time_left()
+            )
+            if entry is None:
+                raise self._unserved()
+
+    def _made_fit(self, entry: Entry) -> bool:
+        """See to it that an entry can be lent.
+
+        :return: False if it has to be connected, and that is not allowed
+         now, for max_connecting.
+
+        """
+        if entry.connected and entry.outdated not in (None, "shutdown"):
+            # what was out at a dispose() is lent again, as by QueuePool
+            self._close(entry, str(entry.outdated))
+        if entry.connected:
+            self._check_liveness(entry)
+            self._be_looked_after()
+        if self.to_be_replaced(entry) and not self.queue.begin(entry):
+            return False
+        if not entry.opened_at:
+            entry.get_connection()
+        return True
 
     def _prepare_to_wait(self) -> None:
         """See whether dead holders have what this thread would wait for."""
@@ -242,7 +255,7 @@ class StockedPool(OpeningPool):
             self._discard(entry, reason)
             self._wake_reaper()
         else:
-            self.queue.put(entry)
+            self.queue.put(entry, made=entry.connected)
 
     def _handle_collected(self, ref: weakref.ref[Any]) -> None:
         """The garbage collector took a handle that was not closed."""
@@ -325,9 +338,7 @@ class StockedPool(OpeningPool):
 
     def close_outdated(self) -> None:
         """Close what is idle of that."""
-        for entry in self.idle_entries():
-            if entry.connected and entry.outdated == "refreshed":
-                self._care.retire(entry, "refreshed")
+        self._care.close_outdated()
         # which may have to open others
         self._wake_reaper()
 
@@ -347,7 +358,3 @@ class StockedPool(OpeningPool):
 def limit_of(size: int, max_overflow: int) -> int | None:
     """How many connections may exist at once; None for any number."""
     return None if max_overflow == -1 else size + max_overflow
-
-
-def _nothing(permit: object) -> None:
-    pass

@@ -50,7 +50,6 @@ def driver():
 
 LOCKS = {
     "queue": lambda pool: pool.queue._lock,
-    "gate": lambda pool: pool._gate._lock,
     "tally": lambda pool: pool._tally._lock,
     "refill": lambda pool: pool._refill_lock,
     "configuring": lambda pool: pool._configuring,
@@ -92,7 +91,7 @@ def test_a_lock_that_another_thread_holds(driver, name):
 def every_lock(pool):
     return [
         name
-        for owner in (pool, pool.queue, pool._gate, pool._tally, reaper)
+        for owner in (pool, pool.queue, pool._tally, reaper)
         for name, value in vars(owner).items()
         if isinstance(value, (type(threading.Lock()), type(threading.RLock())))
     ]
