@@ -145,7 +145,7 @@ def test_a_recovery_that_does_not_come_counts_until_the_end() -> None:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Iterator[Journal]:
-    written = Journal(tmp_path / "journal")
+    written = Journal(tmp_path)
     yield written
     written.close()
 
@@ -184,6 +184,15 @@ def test_a_torn_account(clerk: Clerk) -> None:
     with Session(clerk.engine) as session, session.begin():
         session.get_one(ledger.Account, 7).balance = 1
     assert ledger.read(clerk.engine).torn == 1
+
+
+def test_the_journal_leaves_nothing_behind(
+    written: Journal, tmp_path: Path
+) -> None:
+    written.write(journal.BEGUN, "a")
+    assert list(tmp_path.iterdir()) == []
+    for _ in range(2):
+        assert [line.name for line in written.lines()] == ["a"]
 
 
 def test_children_write_into_the_same_journal(written: Journal) -> None:

@@ -50,21 +50,32 @@ class Line(NamedTuple):
 
 
 class Journal:
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    """The file, which has no name, so that it ends with who has it open.
+
+    :param folder: on the disk that it is to be on.
+
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / f"torture-{os.getpid()}-{time.monotonic_ns()}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._descriptor = os.open(path, flags, 0o600)
+        try:
+            self._reader = path.open()
+        finally:
+            path.unlink()
 
     def write(self, event: str, name: str) -> None:
         line = f"{time.monotonic():.6f} {os.getpid()} {event} {name}\n"
         os.write(self._descriptor, line.encode())
 
     def lines(self) -> Iterator[Line]:
-        """What was written until now."""
-        with self._path.open() as file:
-            for line in file:
-                at, process, event, name = line.split()
-                yield Line(float(at), int(process), event, name)
+        """What was written until now; for one reader at a time."""
+        self._reader.seek(0)
+        for line in self._reader:
+            at, process, event, name = line.split()
+            yield Line(float(at), int(process), event, name)
 
     def close(self) -> None:
+        self._reader.close()
         os.close(self._descriptor)

@@ -26,8 +26,9 @@ from infrastructure.conftest import Engines
 
 Pair = tuple[PostgreSQL, PostgreSQL]
 
-# seconds; 5 is what is promised, and takes as much longer
-MAX_AGE = float(os.environ.get("REAPERPOOL_TEST_MAX_AGE", "2"))
+# seconds; given, say as 5, on a machine that has nothing else to do
+GIVEN_MAX_AGE = os.environ.get("REAPERPOOL_TEST_MAX_AGE")
+MAX_AGE = float(GIVEN_MAX_AGE or 2)
 SIZE = 20
 THREADS = 8
 
@@ -62,32 +63,6 @@ class Opened:
         with self._lock:
             numbers = list(self._open.values())
         return len(numbers) == SIZE and min(numbers) >= since
-
-
-class Attended:
-    """Seconds, as far as the machine let this process have them.
-
-    Where it is kept waiting, it is not the pool that is late.
-    """
-
-    TICK = 0.01
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._over = threading.Event()
-        self._worker = Worker(self._count)
-
-    def _count(self) -> None:
-        last = time.monotonic()
-        while not self._over.wait(self.TICK):
-            now = time.monotonic()
-            self.seconds += min(now - last, 2 * self.TICK)
-            last = now
-
-    def end(self) -> float:
-        self._over.set()
-        self._worker.result()
-        return self.seconds
 
 
 class Load:
@@ -175,22 +150,26 @@ def test_a_second_server_takes_its_share(
     )
     one, two = servers
     opened = Opened(engine, {one.port: "one", two.port: "two"})
+    began = time.monotonic()
     engine.pool.wait_ready()
+    opening = time.monotonic() - began
     load = Load(engine, THREADS, table)
     load.all_commit(one.port)
 
     before = len(opened.leading)
     haproxy.enable("two")
-    attended = Attended()
+    enabled = time.monotonic()
     # Those opened before are gone after max_age at most, and those opened
     # since begin to go only then: now they are all that there are.
     eventually(lambda: opened.replaced(before), within=20 * MAX_AGE)
-    took = attended.end()
+    took = time.monotonic() - enabled
     shares = Counter(opened.leading[before:])
     load.all_commit(two.port)
     load.end()
 
-    assert took < 2 * MAX_AGE
+    # a machine under load takes its time to open as many again
+    slack = 0 if GIVEN_MAX_AGE else 10 * opening
+    assert took < 2 * MAX_AGE + slack
     assert set(opened.leading[:before]) == {"one"}
     assert 0.4 <= shares["two"] / shares.total() <= 0.6, shares
     assert not any(load.failures), load.failures
