@@ -59,10 +59,14 @@ class TestWhole:
         for done in rows["transfers done"]:
             assert int(done) > 0
         assert rows["ledger balances"] == ["yes", "yes"]
-        # the dead threads' and the forgotten one, or just the forgotten one
-        assert rows["still held at the end"] == ["4 of 4", "1 of 4"]
+        # the dead threads' and the forgotten one (how many of those there
+        # were in the time is the machine's matter), or just the forgotten one
+        held, ours = rows["still held at the end"]
+        assert held in ("2 of 4", "3 of 4", "4 of 4")
+        assert ours == "1 of 4"
         assert rows["connections reaped"] == ["0", rows["threads died"][1]]
-        assert int(rows["failed checkouts"][0]) > 0
+        if held == "4 of 4":
+            assert int(rows["failed checkouts"][0]) > 0
         assert int(rows["failed checkouts"][1]) == 0
 
     def test_shows_each_reap(self) -> None:
