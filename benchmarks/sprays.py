@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import gc
 import itertools
 import logging
@@ -40,20 +41,23 @@ from contextlib import suppress
 from typing import Any
 from typing import Callable
 from typing import Iterator
+from typing import NamedTuple
 from typing import NoReturn
 
 from sqlalchemy import create_engine
 from sqlalchemy import text
+from sqlalchemy.exc import StatementError
 from sqlalchemy.exc import TimeoutError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
+from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import with_connection
+from sa_reaperpool.errors import JoinError
 
 from . import stub_driver
 
-SIZE = 4
-THREADS = 12
 STUCK = 8.0
 """Seconds without a single checkout after which a pool is given up."""
 
@@ -115,16 +119,17 @@ class Spray:
 
     :param engine: whose pool.
 
-    :param checkouts: after so many it is over.
+    :param arguments: those of the command line.
 
     """
 
-    def __init__(self, engine: Any, checkouts: int, seed: int):
+    def __init__(self, engine: Any, arguments: argparse.Namespace):
         self.engine = engine
         self.pool = engine.pool
-        self.checkouts = checkouts
-        self.seed = seed
-        self.seeds = itertools.count(seed * 1000)
+        self.checkouts = arguments.checkouts
+        self.threads = arguments.threads
+        self.size = arguments.size
+        self.seeds = itertools.count(arguments.seed * 1_000_000)
         self.targets = Targets()
         # each of these is appended to by one atomic step
         self.served: list[float] = []
@@ -133,7 +138,7 @@ class Spray:
         self.timeouts: list[float] = []
         self.odd: list[str] = []
         self.hanging: list[str] = []
-        self.swallowed: list[str] = []
+        self.swallowed = itertools.count()
         self.stuck = False
         self.left = threading.Event()
         self.ways: tuple[Callable[[random.Random], None], ...] = (
@@ -144,7 +149,7 @@ class Spray:
             self.by_session,
         )
         if isinstance(self.pool, ReaperPool):
-            self.ways += (self.reserved, self.reserved)
+            self.ways += (self.reserved, self.by_reserved)
 
     # what the threads do
 
@@ -190,6 +195,13 @@ class Spray:
                 self.hold(again, draw)
             connection.commit()
 
+    def by_reserved(self, draw: random.Random) -> None:
+        with with_connection(self.engine) as connection:
+            connection.execute(text("select 1"))
+            with with_connection(self.engine) as again:
+                self.hold(again.connection, draw)
+            connection.commit()
+
     def once(self, draw: random.Random) -> None:
         try:
             draw.choice(self.ways)(draw)
@@ -198,9 +210,8 @@ class Spray:
         except TimeoutError:
             self.timeouts.append(time.monotonic())
         except Exception as error:
-            if isinstance(error.__cause__, SPRAYED):
-                # in the midst of a statement: SQLAlchemy has wrapped it
-                self.met.append(place_of(error.__cause__))
+            if comes_of_it(error):
+                self.met.append("what came of one")
             else:
                 self.odd.append("".join(traceback.format_exception(error)))
 
@@ -259,9 +270,7 @@ class Spray:
             for _ in range(12):
                 executor.submit(self.task, self.draw())
             time.sleep(draw.random() * 0.005)
-            executor.shutdown(
-                wait=draw.random() < 0.5, cancel_futures=True
-            )
+            executor.shutdown(wait=draw.random() < 0.5, cancel_futures=True)
 
     def draw(self) -> random.Random:
         return random.Random(next(self.seeds))
@@ -286,30 +295,31 @@ class Spray:
         threads: list[Any] = []
         while not self.over():
             threads = [each for each in threads if each.is_alive()]
-            while len(threads) < THREADS:
+            while len(threads) < self.threads:
                 threads.append(self.start(self.on_and_on))
-            while not self.use_under_signals(draw):
-                pass
+            self.use_under_signals(draw)
         deadline = time.monotonic() + STUCK
         for thread in threads + helpers:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self.hanging.append(f"{thread.name}\n{stack_of(thread)}")
 
-    def use_under_signals(self, draw: random.Random) -> bool:
-        """Is it clear that there are no more signals?"""
+    def use_under_signals(self, draw: random.Random) -> None:
+        """From here on KeyboardInterrupt may come at any moment.
+
+        Of a timer, and of SIGUSR1, which another thread sends.
+        """
+        global _armed
         try:
             try:
-                arm(draw)
+                _armed = True
                 for _ in range(100):
                     if not self.over():
                         self.once(draw)
             finally:
-                disarm()
-            return True
-        except KeyboardInterrupt as error:
+                _armed = False
+        except SPRAYED as error:
             self.met.append(place_of(error))
-            return False
 
     def thread_ended(self, seen: Any) -> None:
         if issubclass(seen.exc_type, SPRAYED):
@@ -321,41 +331,38 @@ class Spray:
             self.odd.append("".join(lines))
 
     def run(self) -> None:
-        disarm()
+        for number in SIGNALS:
+            signal.signal(number, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+        # What logging learns first under a lock of its own, it knows then;
+        # that it may lose that lock is not what is looked at here.
+        for way in self.ways:
+            way(self.draw())
+        for name in list(logging.root.manager.loggerDict):
+            for level in (10, 20, 30, 40, 50):
+                logging.getLogger(name).isEnabledFor(level)
         interval = sys.getswitchinterval()
         hooks = sys.unraisablehook, threading.excepthook
         sys.setswitchinterval(1e-6)
-        sys.unraisablehook = lambda seen: self.swallowed.append(
-            getattr(seen.exc_type, "__name__", "?")
-        )
+        # all of it in C, or it would be interrupted itself
+        sys.unraisablehook = functools.partial(next, self.swallowed)
         threading.excepthook = self.thread_ended
         try:
             self.in_main_thread()
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             self.left.set()
             sys.setswitchinterval(interval)
             sys.unraisablehook, threading.excepthook = hooks
 
 
-def arm(draw: random.Random) -> None:
-    """From now on KeyboardInterrupt may come at any moment.
-
-    Of a timer, and of SIGUSR1, which other threads send.
-    """
-    for number in SIGNALS:
-        signal.signal(number, interrupt)
-    every = 0.002 + draw.random() * 0.02
-    signal.setitimer(signal.ITIMER_REAL, every, every)
-
-
-def disarm() -> None:
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+_armed = False
 
 
 def interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+    """A signal's handler, as Python's own for Ctrl-C."""
+    if _armed:
+        raise KeyboardInterrupt
 
 
 def place_of(error: BaseException) -> str:
@@ -373,6 +380,25 @@ def place_of(error: BaseException) -> str:
     return "elsewhere"
 
 
+def comes_of_it(error: BaseException) -> bool:
+    """Is this what SQLAlchemy, or the pool, makes of such an exception?
+
+    It wraps one that came in the midst of a statement, and invalidates the
+    connection; and what it has left half done, it asserts to be done.
+    """
+    if isinstance(error, ConnectionReclaimed):
+        return error.reason == "invalidated"
+    if isinstance(error, JoinError):
+        # what it has left half told, or not yet collected, is in the way
+        return True
+    if not isinstance(error, (StatementError, AssertionError)):
+        return False
+    seen = error.__cause__ or error.__context__
+    while seen is not None and not isinstance(seen, SPRAYED):
+        seen = seen.__cause__ or seen.__context__
+    return seen is not None
+
+
 def stack_of(thread: Any) -> str:
     frame = sys._current_frames().get(thread.ident)
     return "".join(traceback.format_stack(frame)) if frame else ""
@@ -381,35 +407,54 @@ def stack_of(thread: Any) -> str:
 # what is left of it
 
 
-def slots(pool: Any) -> int:
-    """How many threads can have a connection at once."""
-    found: set[int] = set()
-    results: list[bool] = []
+class Full(NamedTuple):
+    """A pool with as many threads holding connections as possible."""
+
+    slots: int
+    open: int
+    """Connections that the driver has open."""
+    known: int
+    """Connections that the pool knows of; -1 if it cannot say."""
+
+
+def fill(pool: Any, size: int) -> Full:
+    connections: list[int] = []
+    refused: list[int] = []
     counted = threading.Event()
 
     def work() -> None:
         try:
             handle = pool.connect()
         except TimeoutError:
-            results.append(False)
+            refused.append(1)
         else:
-            found.add(id(handle.dbapi_connection))
-            results.append(True)
+            connections.append(id(handle.dbapi_connection))
             counted.wait(60)
             handle.close()
 
     threads = [
-        threading.Thread(target=work, daemon=True) for _ in range(SIZE + 1)
+        threading.Thread(target=work, daemon=True) for _ in range(size + 1)
     ]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 15
-    while len(results) <= SIZE and time.monotonic() < deadline:
+    deadline = time.monotonic() + 20
+    while len(connections) + len(refused) <= size:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.01)
+    known = -1
+    with suppress(Hang):
+        known = in_time(lambda: pool.checkedin() + pool.checkedout())
+    full = Full(
+        len(set(connections)), len(stub_driver.open_connections()), known
+    )
+    if full.slots < size and isinstance(pool, ReaperPool):
+        for lease in pool.leases():
+            print("  ", lease)
     counted.set()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return min(len(found), sum(results))
+    return full
 
 
 class Hang(Exception):
@@ -479,10 +524,10 @@ def locks_held(pool: Any) -> list[str]:
 def reaper_lives(pool: Any) -> bool:
     """Does it take back what a thread that ended has left?"""
     keep: list[Any] = []
+    before = pool.stats().closed.get("reaped", 0)
     thread = threading.Thread(target=lambda: keep.append(pool.connect()))
     thread.start()
     thread.join(10)
-    before = pool.stats().closed.get("reaped", 0)
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         if pool.stats().closed.get("reaped", 0) > before or not keep:
@@ -500,9 +545,9 @@ def report(spray: Spray, name: str, shown: int) -> bool:
     print(
         f"  exceptions      {len(spray.met)} met by threads, in "
         + ", ".join(f"{where} {n}" for where, n in places.most_common())
-        + f"; {len(spray.swallowed)} in finalisers"
+        + f"; {next(spray.swallowed)} in finalisers"
     )
-    found = slots(pool)
+    full = fill(pool, spray.size)
     failures = []
 
     def line(what: str, value: object, good: bool) -> None:
@@ -510,51 +555,53 @@ def report(spray: Spray, name: str, shown: int) -> bool:
             failures.append(what)
         print(f"  {what:<16}{value}{'' if good else '   <-- lost'}")
 
-    line("slots left", f"{found} of {SIZE}", found == SIZE)
+    size = spray.size
+    line("slots left", f"{full.slots} of {size}", full.slots == size)
+    line("open, known", f"{full.open}, {full.known}", full.open == full.known)
     line("came to a stop", spray.stuck, not spray.stuck)
     line("double holders", len(spray.doubles), not spray.doubles)
     held = locks_held(pool)
     line("locks held", ", ".join(held) or "none", not held)
     line("threads hanging", len(spray.hanging), not spray.hanging)
-    is_open = len(stub_driver.open_connections())
-    known = -1
-    with suppress(Hang):
-        known = in_time(lambda: pool.checkedin() + pool.checkedout())
-    line("open, known", f"{is_open}, {known}", is_open == known)
     if isinstance(pool, ReaperPool):
         lives = reaper_lives(pool)
         line("reaper lives", lives, lives)
     print(f"  timeouts        {len(spray.timeouts)}")
     line("other errors", len(spray.odd), not spray.odd)
-    for error in list(dict.fromkeys(spray.odd + spray.hanging))[:shown]:
+    for error in list(
+        dict.fromkeys(spray.doubles + spray.odd + spray.hanging)
+    )[:shown]:
         print(error)
     sys.stdout.flush()
     return not failures
 
 
-def engine_with(poolclass: type[QueuePool], **options: Any) -> Any:
+def engine_with(poolclass: type[QueuePool], size: int, **options: Any) -> Any:
     return create_engine(
         "stub://",
         poolclass=poolclass,
-        pool_size=SIZE,
+        pool_size=size,
         max_overflow=0,
         pool_timeout=2,
         **options,
     )
 
 
-POOLS: dict[str, Callable[[], Any]] = {
-    "QueuePool": lambda: engine_with(QueuePool),
-    "ReaperPool": lambda: engine_with(
+POOLS: dict[str, Callable[[int], Any]] = {
+    "QueuePool": lambda size: engine_with(QueuePool, size),
+    "ReaperPool": lambda size: engine_with(
         ReaperPool,
+        size,
         dead_connection_timeout=0.5,
         reaping_frequency=0.5,
         max_age=1,
         min_idle=1,
         max_connecting=2,
+        leak_timeout=0.2,
     ),
-    "ReaperPool, reservation=thread": lambda: engine_with(
+    "ReaperPool, reservation=thread": lambda size: engine_with(
         ReaperPool,
+        size,
         reservation="thread",
         dead_connection_timeout=0.5,
         reaping_frequency=0.5,
@@ -569,6 +616,8 @@ def main() -> int:
     )
     parser.add_argument("--checkouts", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=12)
+    parser.add_argument("--size", type=int, default=4, help="connections")
     parser.add_argument("--pool", choices=POOLS)
     parser.add_argument(
         "--show", type=int, default=0, help="errors to show in full"
@@ -587,9 +636,7 @@ def main() -> int:
         return int(any(statuses[1:]))
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    spray = Spray(
-        POOLS[arguments.pool](), arguments.checkouts, arguments.seed
-    )
+    spray = Spray(POOLS[arguments.pool](arguments.size), arguments)
 
     def finish() -> NoReturn:
         good = report(spray, arguments.pool, arguments.show)
@@ -597,9 +644,7 @@ def main() -> int:
         # past the threads that a pool may have left hanging
         os._exit(not good)
 
-    threading.Thread(
-        target=spray.watch, args=(finish,), daemon=True
-    ).start()
+    threading.Thread(target=spray.watch, args=(finish,), daemon=True).start()
     spray.run()
     finish()
 

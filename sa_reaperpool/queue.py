@@ -107,7 +107,9 @@ class FairQueue(Generic[E]):
         self._live: dict[int, _EntryRef[E]] = {}
         self._waiters: deque[Waiter] = deque()
         self._turns = itertools.count()
-        self._inbox: deque[E | None] = deque()
+        # with the turn at which it was: what was given twice by lines that
+        # were interrupted, or withdrawn since, has another
+        self._inbox: deque[tuple[E, int] | None] = deque()
         self._excess: deque[E] = deque()
         self._errands: deque[Callable[[], object]] = deque()
         self._watchers: deque[Waiter] = deque()
@@ -217,6 +219,19 @@ class FairQueue(Generic[E]):
         self._tidy()
         return claimed
 
+    def withdraw(self, entry: E, turn: int) -> bool:
+        """Take back what an interrupted line may have given, or not.
+
+        :param turn: at which that line got the entry.
+
+        :return: False if the entry is somebody else's by now, or idle.
+         Otherwise the caller alone has it.
+
+        """
+        with self._lock: withdrawn = self._withdraw(entry, turn)  # fmt: skip
+        self._tidy()
+        return withdrawn
+
     # giving
 
     def put(self, entry: E) -> None:
@@ -226,7 +241,7 @@ class FairQueue(Generic[E]):
         it was out, counts again if there is room for it, else is surplus.
         """
         if self.locked_here():
-            self._inbox.append(entry)
+            self._inbox.append((entry, self.turn(entry)))
             return
         with self._lock: at_rest = self._lay_down(entry)  # fmt: skip
         if at_rest:
@@ -429,17 +444,15 @@ class FairQueue(Generic[E]):
 
     def _lay_down(self, entry: E) -> bool:
         """The usual return: nobody waits, and there is room."""
-        if self._waiters or self._inbox or self._shedding:
-            self._inbox.append(entry)
-            return False
-        if id(entry) not in self._live:
-            self._inbox.append(entry)
-            return False
-        if self.maxsize and len(self.queue) >= self.maxsize:
-            self._inbox.append(entry)
-            return False
-        self._shelve(entry)
-        return True
+        ref = self._live.get(id(entry))
+        full = 0 < self.maxsize <= len(self.queue)
+        if ref is not None and not (
+            full or self._waiters or self._inbox or self._shedding
+        ):
+            self._shelve(entry)
+            return True
+        self._inbox.append((entry, -1 if ref is None else ref.turn))
+        return False
 
     def _shelve(self, entry: E) -> None:
         # one line, so that nothing is ever between the two
@@ -448,8 +461,11 @@ class FairQueue(Generic[E]):
     def _match(self) -> None:
         """Serve who waits; set aside what is one idle entry too many."""
         while self._inbox:
-            entry = self._inbox.popleft()
-            if entry is None:
+            given = self._inbox.popleft()
+            if given is None:
+                continue
+            entry, turn = given
+            if turn != self.turn(entry):
                 continue
             if self._stays(entry):
                 self._shelve(entry)
@@ -556,6 +572,17 @@ class FairQueue(Generic[E]):
         # its number may have been given to another entry meanwhile
         if self._live.get(key) is ref:
             del self._live[key]
+
+    def _withdraw(self, entry: E, turn: int) -> bool:
+        ref = self._live.get(id(entry))
+        if ref is None:
+            # it counts no more, so that nobody gets it
+            return turn == -1
+        if ref.turn != turn:
+            return False
+        # from here on nobody else has it, nor what lies in the inbox
+        ref.turn = next(self._turns)
+        return True
 
     def _remove(self, entry: E) -> bool:
         try:
