@@ -25,6 +25,13 @@ garbage collector runs a finaliser, or a signal its handler, inside one of
 the critical sections here: the entry then stays in the inbox, and the
 section's owner empties that once it has let go of the lock.
 
+An entry is of use only once it is *made*, which takes a while and is the
+part of who has it.  At most ``max_making`` are being made at a time, and
+that too is a property of the live entries, so that what is lost gives its
+turn back.  Who waits gets what comes first, an entry that is made and idle
+or the turn to make one.  An idle one may have to be made anew; then it is
+*hollow*, and goes only to who has a turn.
+
 The limits may change at any time, and the queue may be closed for good.
 What is in somebody's hands then and one too many is *surplus* when it comes
 back; it counts until it is discarded, so that the next to come back is not
@@ -60,10 +67,18 @@ E = TypeVar("E")
 
 
 class _EntryRef(weakref.ref[E]):
-    __slots__ = ("key", "turn", "leaving")
+    __slots__ = ("key", "turn", "place", "back", "making", "hollow", "leaving")
 
     key: int
     turn: int
+    place: int
+    """Among the idle ones, which are in ascending order."""
+
+    back: bool
+    """Is it to be given its place back?"""
+
+    making: bool
+    hollow: bool
     leaving: bool
 
 
@@ -80,6 +95,8 @@ class FairQueue(Generic[E]):
 
     :param limit: how many entries may live at once; None for any number.
 
+    :param max_making: how many may be made at once; None for any number.
+
     :param use_lifo: serve the idle entry that was put back last, not first.
 
     """
@@ -91,10 +108,12 @@ class FairQueue(Generic[E]):
         *,
         maxsize: int = 0,
         limit: int | None = None,
+        max_making: int | None = None,
         use_lifo: bool = False,
     ):
         self.maxsize = maxsize
         self.limit = limit
+        self.max_making = max_making
         self.use_lifo = use_lifo
         self.closed = False
         self.queue: deque[E] = deque()
@@ -106,6 +125,8 @@ class FairQueue(Generic[E]):
         self._lock = threading.RLock()
         self._live: dict[int, _EntryRef[E]] = {}
         self._waiters: deque[Waiter] = deque()
+        # these have an entry, and so have been served before
+        self._makers: deque[Waiter] = deque()
         self._turns = itertools.count()
         # with the turn at which it was: what was given twice by lines that
         # were interrupted, or withdrawn since, has another
@@ -128,8 +149,13 @@ class FairQueue(Generic[E]):
         """How many entries count: idle, or in somebody's hands."""
         return len(self._live)
 
+    def making(self) -> int:
+        """How many are being made."""
+        return sum(ref.making for ref in list(self._live.values()))
+
     def waiting(self) -> int:
-        return len(self._waiters)
+        """How many threads wait, for an entry or the turn to make one."""
+        return len(self._waiters) + len(self._makers)
 
     def locked_here(self) -> bool:
         """Is this very thread inside one of the critical sections?"""
@@ -185,13 +211,64 @@ class FairQueue(Generic[E]):
         :return: None when the time is up, or the queue is closed.
 
         """
+        waiter = Waiter()
+        return self._wait(waiter, timeout, lambda: self._line_up(waiter))
+
+    def begin(self, entry: E) -> bool:
+        """May this entry be made now?  If so, :meth:`.made` is to follow.
+
+        For one that was made and has to be made anew; a new one may.  It is
+        to follow however the making ends, unless the entry does.
+        """
+        with self._lock: may = self._begin(entry)  # fmt: skip
+        self._tidy()
+        return may
+
+    def wait_to_begin(self, entry: E, timeout: float | None = None) -> bool:
+        """As :meth:`.begin`, but wait for the turn, before all newcomers.
+
+        :return: False when the time is up, or the queue is closed.
+
+        """
+        if self.begin(entry):
+            return True
+        waiter = Waiter(entry)
+        line_up = self._makers.append
+        return self._wait(waiter, timeout, lambda: line_up(waiter)) is entry
+
+    def exchange(self, entry: E, timeout: float | None = None) -> E | None:
+        """Give back an entry that has to be made anew, and wait, as first.
+
+        :return: one that is made, or one whose turn it is to be made, maybe
+         this very entry; None as from :meth:`.get`.
+
+        """
+        waiter = Waiter()
+        return self._wait(
+            waiter, timeout, lambda: self._swap(entry, waiter)
+        )
+
+    def made(self, entry: E) -> None:
+        """This entry is made, or could not be; somebody else may make one."""
+        ref = self._live.get(id(entry))
+        if ref is not None and ref.making:
+            ref.making = False
+            # in this order: the limit may be set meanwhile
+            if self.max_making is not None:
+                self._nudge()
+
+    def _wait(
+        self,
+        waiter: Waiter,
+        timeout: float | None,
+        line_up: Callable[[], object],
+    ) -> E | None:
         if self.locked_here():
             # A signal's handler, or a finaliser, in the middle of one of
             # the sections here: its thread would sleep with the lock.
             return None
-        waiter = Waiter()
         try:
-            with self._lock: self._waiters.append(waiter)  # fmt: skip
+            with self._lock: line_up()  # fmt: skip
             self.settle()
             waiter.sleep(timeout)
             if waiter.entry is None:
@@ -200,7 +277,7 @@ class FairQueue(Generic[E]):
             return None if waiter.entry is GONE else waiter.entry
         except BaseException:
             with self._lock: self._leave(waiter)  # fmt: skip
-            if waiter.entry is not GONE:
+            if waiter.entry is not GONE and waiter.own is None:
                 self.put(waiter.entry)
             raise
 
@@ -234,12 +311,22 @@ class FairQueue(Generic[E]):
 
     # giving
 
-    def put(self, entry: E) -> None:
+    def put(self, entry: E, made: bool = True, back: bool = False) -> None:
         """Give an entry back: to who waits longest, else to the idle ones.
 
         An entry that does not count, since :meth:`.forget` was called while
         it was out, counts again if there is room for it, else is surplus.
+
+        :param made: False if it has to be made anew.
+
+        :param back: it was :meth:`.claimed <claim>`, and gets its place
+         among the idle ones back.
+
         """
+        ref = self._live.get(id(entry))
+        if ref is not None:
+            # nobody else has it
+            ref.making, ref.hollow, ref.back = False, not made, back
         if self.locked_here():
             self._inbox.append((entry, self.turn(entry)))
             return
@@ -247,7 +334,7 @@ class FairQueue(Generic[E]):
         if at_rest:
             self._tidy()
             return
-        somebody_waits = bool(self._waiters)
+        somebody_waits = self.waiting() > 0
         self.settle()
         if somebody_waits:
             # Who was served can run when this thread lets go of the
@@ -277,6 +364,13 @@ class FairQueue(Generic[E]):
             if ref() is None:
                 with self._lock: self._purge(key, ref)  # fmt: skip
         self._nudge()
+
+    def allow_making(self, max_making: int | None) -> None:
+        """Have so many made at once from now on.
+
+        Nobody is served yet: :meth:`.settle` is to follow.
+        """
+        self.max_making = max_making
 
     def resize(self, maxsize: int, limit: int | None) -> None:
         """Keep and allow so many entries from now on.
@@ -344,12 +438,12 @@ class FairQueue(Generic[E]):
         if None in [ref() for ref in list(self._live.values())]:
             return True
         if self.closed:
-            return bool(self._waiters or self.queue)
+            return bool(self.waiting() or self.queue)
         # served, but not woken
-        if any(waiter.entry is not None for waiter in list(self._waiters)):
+        waiters = [*self._waiters.copy(), *self._makers.copy()]
+        if any(waiter.entry is not None for waiter in waiters):
             return True
-        room = self.limit is None or len(self._live) < self.limit
-        return bool(self._waiters) and (room or bool(self.queue))
+        with self._lock: return self._overdue()  # fmt: skip
 
     def settle(self) -> None:
         """Bring together what is free and who waits.
@@ -407,32 +501,89 @@ class FairQueue(Generic[E]):
 
     # what follows is called with the lock held
 
+    def _line_up(self, waiter: Waiter) -> None:
+        self._waiters.append(waiter)
+
+    def _swap(self, entry: E, waiter: Waiter) -> None:
+        ref = self._live.get(id(entry))
+        if ref is not None:
+            ref.making, ref.hollow, ref.back = False, True, True
+        # one line, so that nothing is ever between the two
+        given = (entry, -1 if ref is None else ref.turn)
+        self._waiters.appendleft(waiter); self._inbox.append(given)  # fmt: skip  # noqa: E501
+
     def _next(self) -> E | None:
-        if self.queue:
-            return self.queue.pop() if self.use_lifo else self.queue.popleft()
-        return self._new()
+        if not self.queue:
+            return self._new() if self._has_turn() else None
+        place = -1 if self.use_lifo else 0
+        if self.max_making is not None and not self._has_turn():
+            found = self._first_made()
+            if found is None:
+                return None
+            place = found
+        entry = self.queue[place]
+        ref = self._live.get(id(entry))
+        # each in one line, so that an interruption finds it in the queue, or
+        # this frame, that somebody may keep, is left
+        if ref is not None and ref.hollow:
+            ref.hollow, ref.making = False, True; del self.queue[place]; return entry  # fmt: skip  # noqa: E501
+        del self.queue[place]; return entry  # fmt: skip
+
+    def _first_made(self) -> int | None:
+        places = range(len(self.queue))
+        for place in reversed(places) if self.use_lifo else places:
+            ref = self._live.get(id(self.queue[place]))
+            if ref is None or not ref.hollow:
+                return place
+        return None
+
+    def _has_turn(self) -> bool:
+        return self.max_making is None or self.making() < self.max_making
+
+    def _has_room(self) -> bool:
+        return self.limit is None or len(self._live) < self.limit
+
+    def _begin(self, entry: E) -> bool:
+        ref = self._live.get(id(entry))
+        # one that does not count makes no difference to those that do
+        if ref is not None and not ref.making:
+            if self.closed or not self._has_turn():
+                return False
+            ref.making = True
+        return True
+
+    def _overdue(self) -> bool:
+        """Is there something for somebody who waits?"""
+        turn = self._has_turn()
+        if self._makers and turn:
+            return True
+        if not self._waiters:
+            return False
+        if turn and (self.queue or self._has_room()):
+            return True
+        return self._first_made() is not None
 
     def _spare(self) -> E | None:
-        return None if self._waiters else self._new()
+        # it waits for its turn when it comes to that
+        return None if self._waiters else self._new(making=False)
 
-    def _new(self) -> E | None:
-        if self.closed:
-            return None
-        if self.limit is not None and len(self._live) >= self.limit:
+    def _new(self, making: bool = True) -> E | None:
+        if self.closed or not self._has_room():
             return None
         entry = self._make()
         try:
-            self._count(entry)
+            self._count(entry, making)
             return entry
         except BaseException:
             self._live.pop(id(entry), None)
             raise
 
-    def _count(self, entry: E) -> None:
+    def _count(self, entry: E, making: bool = False) -> None:
         ref = _EntryRef(entry, self._entry_died)
         ref.key = id(entry)
-        ref.turn = next(self._turns)
-        ref.leaving = False
+        ref.turn = ref.place = next(self._turns)
+        ref.making = making
+        ref.back = ref.hollow = ref.leaving = False
         self._live[ref.key] = ref
 
     def _entry_died(self, ref: weakref.ref[E]) -> None:
@@ -446,8 +597,9 @@ class FairQueue(Generic[E]):
         """The usual return: nobody waits, and there is room."""
         ref = self._live.get(id(entry))
         full = 0 < self.maxsize <= len(self.queue)
+        asked_for = self._waiters or self._makers
         if ref is not None and not (
-            full or self._waiters or self._inbox or self._shedding
+            full or asked_for or self._inbox or self._shedding
         ):
             self._shelve(entry)
             return True
@@ -455,8 +607,20 @@ class FairQueue(Generic[E]):
         return False
 
     def _shelve(self, entry: E) -> None:
+        ref = self._live[id(entry)]
+        turn = next(self._turns)
+        where = len(self.queue)
+        if ref.back:
+            while where and self._place(where - 1) > ref.place:
+                where -= 1
+        else:
+            ref.place = turn
         # one line, so that nothing is ever between the two
-        self._live[id(entry)].turn = next(self._turns); self.queue.append(entry)  # fmt: skip  # noqa: E501
+        ref.turn = turn; self.queue.insert(where, entry)  # fmt: skip  # noqa: E501
+
+    def _place(self, index: int) -> int:
+        ref = self._live.get(id(self.queue[index]))
+        return -1 if ref is None else ref.place
 
     def _match(self) -> None:
         """Serve who waits; set aside what is one idle entry too many."""
@@ -473,19 +637,9 @@ class FairQueue(Generic[E]):
                 self._excess.append(entry)
         if self._shedding:
             self._shed_idle()
-        while self._waiters:
-            waiter = self._waiters[0]
-            if waiter.entry is None:
-                waiter.entry = self._next()
-                if waiter.entry is None and self.closed:
-                    waiter.entry = GONE
-                if waiter.entry is None:
-                    break
-                self._waited_for(waiter)
-            # In this order: if these lines are torn apart, a waiter that
-            # was served stays in line, and is passed over the next time.
-            waiter.wake()
-            self._waiters.popleft()
+        # those who have an entry have waited for that before
+        self._serve(self._makers)
+        self._serve(self._waiters)
         while self._crowded():
             self._mark(self.queue[-1])
             self._excess.append(self.queue.pop())
@@ -493,12 +647,32 @@ class FairQueue(Generic[E]):
             self._watchers[0].wake()
             self._watchers.popleft()
 
+    def _serve(self, line: deque[Waiter]) -> None:
+        while line:
+            waiter = line[0]
+            if waiter.entry is None:
+                waiter.entry = self._find(waiter)
+                if waiter.entry is None and self.closed:
+                    waiter.entry = GONE
+                if waiter.entry is None:
+                    return
+                self._waited_for(waiter)
+            # In this order: if these lines are torn apart, a waiter that
+            # was served stays in line, and is passed over the next time.
+            waiter.wake()
+            line.popleft()
+
+    def _find(self, waiter: Waiter) -> E | None:
+        if waiter.own is None:
+            return self._next()
+        return waiter.own if self._begin(waiter.own) else None
+
     def _stays(self, entry: E) -> bool:
         if self.closed:
             return False
         if id(entry) in self._live:
             return not (self._shedding and self._leaves(entry))
-        if self.limit is not None and len(self._live) >= self.limit:
+        if not self._has_room():
             return False
         self._count(entry)
         return True
@@ -557,7 +731,8 @@ class FairQueue(Generic[E]):
             waiter.entry = GONE
             self._waited_for(waiter)
         try:
-            self._waiters.remove(waiter)
+            line = self._waiters if waiter.own is None else self._makers
+            line.remove(waiter)
         except ValueError:
             pass
 

@@ -12,11 +12,16 @@ GONE: Final = object()
 
 
 class Waiter:
-    """A thread that waits, or has waited, for an entry."""
+    """A thread that waits, or has waited, for an entry.
 
-    __slots__ = ("entry", "since", "_bell")
+    :param own: the one that it has, and waits for the turn to make.
 
-    def __init__(self) -> None:
+    """
+
+    __slots__ = ("entry", "own", "since", "_bell")
+
+    def __init__(self, own: Any = None) -> None:
+        self.own = own
         self.entry: Any = None
         self.since = monotonic()
         # A plain lock wakes its waiter in half the time that a Condition

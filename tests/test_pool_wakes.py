@@ -316,8 +316,8 @@ def test_max_connecting_lets_the_next_in_when_one_is_done(driver):
     first = Task(pool.connect)
     gates[0].wait()
     second, third = Task(pool.connect), Task(pool.connect)
-    until(lambda: pool.stats().opening == 3)
-    assert driver.connects == 1
+    until(lambda: pool.stats().waiting == 2)
+    assert driver.connects == pool.stats().opening == 1
     gates[0].open()
     handles = [first.result()]
     gates[1].wait()
