@@ -124,7 +124,8 @@ class Entry(_ConnectionRecord):
     """The fraction by which its max_age and keepalive are shortened."""
 
     outdated: str | None = None
-    """Why it is not to be used any longer: ``refreshed``, ``shutdown``."""
+    """Why it is not to be used any longer: ``refreshed``, ``shutdown``, or
+    why it was taken back."""
 
     probe: liveness.Probe | None = None
     """Looks at its socket."""

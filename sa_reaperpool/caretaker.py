@@ -194,8 +194,7 @@ class Caretaker:
                 if handle is not None:
                     adapter.fence(handle, pool.reclaimed(why, reason))
                 pool.give_up(lease.entry, lease.turn)
-                if connection is not None:
-                    pool.close_raw(connection)
+                pool.close_without_telling(lease.entry, connection, reason)
             raise
 
     def give_back(self, lease: Lease, why: str) -> None:
@@ -269,7 +268,11 @@ class Caretaker:
         self, entry: Entry, reason: str, error: ConnectionReclaimed
     ) -> None:
         pool = self._pool
-        pool.explain_close(entry, _COUNTED.get(reason, reason))
+        counted = _COUNTED.get(reason, reason)
+        pool.explain_close(entry, counted)
+        # If an event's listener raises before the close, SQLAlchemy returns
+        # it all the same; it is not to be lent then.
+        entry.outdated = counted
         connection = entry.dbapi_connection
         try:
             entry.discard(error)
@@ -278,9 +281,7 @@ class Caretaker:
                 "Exception while a connection was taken back\n%s",
                 traceback.format_exc(),
             )
-            # an event's listener may have raised before the close
-            if entry.dbapi_connection is connection is not None:
-                pool.close_raw(connection)
+            pool.close_without_telling(entry, connection, counted)
 
     def _story(self, lease: Lease, why: str) -> str:
         now = monotonic()
@@ -331,19 +332,27 @@ class Caretaker:
         return verdicts
 
     def _tend_idle(self) -> None:
+        turns = self._turns()
         for entry, reason in self._verdicts(monotonic()):
-            self._retire(entry, reason)
+            self._retire(entry, reason, turns.get(entry, -1))
             # after each, so that a borrower finds one open
             self.refill()
         self.refill()
 
-    def _retire(self, entry: Entry, reason: str | None) -> bool:
+    def _turns(self) -> dict[Entry, int]:
+        """Taken before a decision, to see whether they are the same after."""
+        pool = self._pool
+        return {
+            entry: pool.queue.turn(entry) for entry in pool.idle_entries()
+        }
+
+    def _retire(self, entry: Entry, reason: str | None, turn: int) -> bool:
         """Close an idle entry; without a reason, unless it answers."""
         pool = self._pool
         try:
             if reason is None:
-                return pool.retire(entry, "dead", unless=self._answers)
-            return pool.retire(entry, reason)
+                return pool.retire(entry, "dead", turn, self._answers)
+            return pool.retire(entry, reason, turn)
         except Exception:
             # its own failure, and not that of the next one
             pool.logger.error("Exception during upkeep", exc_info=True)
@@ -355,8 +364,8 @@ class Caretaker:
     def close_idle(self, idle_for: float | None, reason: str) -> int:
         now = monotonic()
         return sum(
-            self._retire(entry, reason)
-            for entry in self._pool.idle_entries()
+            self._retire(entry, reason, turn)
+            for entry, turn in self._turns().items()
             if entry.connected
             and (idle_for is None or now - entry.idle_since >= idle_for)
         )

@@ -261,11 +261,22 @@ class OpeningPool(AdaptedQueuePool):
         try:
             self._close(entry, reason)
         except BaseException:
-            if connection is not None:
-                self.close_raw(connection)
+            self.close_without_telling(entry, connection, reason)
             raise
         finally:
             self.queue.discard(entry)
+
+    def close_without_telling(
+        self, entry: Entry, connection: Any, reason: str
+    ) -> None:
+        """Close what an event's listener has kept from being closed.
+
+        The entry forgets it first, so that nobody closes it once more.
+        """
+        if connection is not None and entry.dbapi_connection is connection:
+            entry.dbapi_connection = None
+            self._reasons[id(connection)] = reason
+            self.close_raw(connection)
 
     def give_up(self, entry: Entry, turn: int) -> None:
         """Close an entry that an interrupted line had, and free its slot.
@@ -298,14 +309,18 @@ class OpeningPool(AdaptedQueuePool):
         self,
         entry: Entry,
         reason: str,
+        turn: int | None = None,
         unless: Callable[[Entry], bool] | None = None,
     ) -> bool:
         """Close an idle entry, if it is idle still.
 
+        :param turn: the queue's, when that was decided: if it was used
+         since, or replaced, that counts no more.
+
         :param unless: asked once the entry is out of everybody's reach.
 
         """
-        if not self.queue.claim(entry):
+        if not self.queue.claim(entry, turn):
             return False
         if unless is not None and unless(entry):
             entry.traffic_at = monotonic()

@@ -290,9 +290,14 @@ class FairQueue(Generic[E]):
         self._tidy()
         return entry
 
-    def claim(self, entry: E) -> bool:
-        """Take this very entry out of the idle ones, if it is still there."""
-        with self._lock: claimed = self._remove(entry)  # fmt: skip
+    def claim(self, entry: E, turn: int | None = None) -> bool:
+        """Take this very entry out of the idle ones, if it is still there.
+
+        :param turn: only if it has been there since this was its
+         :meth:`.turn`.
+
+        """
+        with self._lock: claimed = self._remove(entry, turn)  # fmt: skip
         self._tidy()
         return claimed
 
@@ -759,7 +764,9 @@ class FairQueue(Generic[E]):
         ref.turn = next(self._turns)
         return True
 
-    def _remove(self, entry: E) -> bool:
+    def _remove(self, entry: E, turn: int | None) -> bool:
+        if turn is not None and self.turn(entry) != turn:
+            return False
         try:
             self.queue.remove(entry)
         except ValueError:
