@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os.path
+import signal
 import subprocess
 import sys
 import weakref
@@ -23,9 +24,7 @@ from sa_reaperpool.queue import FairQueue
 ROOT = os.path.dirname(os.path.dirname(__file__))
 
 
-@pytest.mark.skipif(
-    not hasattr(sys.modules["signal"], "setitimer"), reason="no timers"
-)
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
 @pytest.mark.parametrize(
     "pool", ["ReaperPool", "ReaperPool, reservation=thread"]
 )
