@@ -465,15 +465,37 @@ def fence(handle: Any, error: ConnectionReclaimed) -> None:
     handle.__dict__.pop("lease", None)
 
 
+class _Returned(_ConnectionFairy):
+    """Stands for a handle that is gone, while its connection is reset.
+
+    SQLAlchemy would make one with a finaliser, as for a checkout.  When its
+    making is interrupted, that finaliser returns the connection, and what
+    handles the interruption closes it in the hands of whoever is next.
+    """
+
+    __slots__ = ()
+
+    _finalizer: Any = SimpleNamespace(detach=lambda: None)
+
+    def __init__(self, entry: Entry, pool: AdaptedQueuePool):
+        self._pool = pool
+        self._counter = 0
+        self._echo = pool._should_log_debug()
+        self._connection_record = entry
+        self.dbapi_connection = cast(Any, entry.dbapi_connection)
+
+
 def return_collected(
     entry: Entry, pool: AdaptedQueuePool, ref: weakref.ref[Any]
 ) -> None:
     """Return a connection whose handle was garbage collected."""
-    echo = pool._should_log_debug()
+    fairy = _Returned(entry, pool)
     if _strong_refs is None:
-        _finalize_fairy(None, entry, pool, echo, is_gc_cleanup=True)
+        _finalize_fairy(
+            None, entry, pool, fairy._echo, fairy=fairy, is_gc_cleanup=True
+        )
     else:
-        _finalize_fairy(None, entry, pool, ref, echo)  # type: ignore[arg-type]
+        _finalize_fairy(None, entry, pool, ref, fairy._echo, fairy=fairy)  # type: ignore[arg-type]
 
 
 def return_fenced(lease: Lease, pool: AdaptedQueuePool) -> list[str]:
@@ -483,13 +505,20 @@ def return_fenced(lease: Lease, pool: AdaptedQueuePool) -> list[str]:
 
     """
     lost = finish_joins(lease, pool)
-    entry: Any = lease.entry
-    connection = entry.dbapi_connection
-    echo = pool._should_log_debug()
+    entry = lease.entry
+    fairy = _Returned(entry, pool)
+    connection = fairy.dbapi_connection
     if _strong_refs is None:
-        _finalize_fairy(connection, entry, pool, echo)
+        _finalize_fairy(connection, entry, pool, fairy._echo, fairy=fairy)
     else:
-        _finalize_fairy(connection, entry, pool, None, echo)
+        _finalize_fairy(
+            connection,
+            entry,
+            pool,
+            None,
+            fairy._echo,  # type: ignore[arg-type]
+            fairy=fairy,
+        )
     return lost
 
 

@@ -282,7 +282,7 @@ class OpeningPool(AdaptedQueuePool):
          given back since, it is somebody else's by now.
 
         """
-        if self.queue.turn(entry) == turn:
+        if self.queue.withdraw(entry, turn):
             self._discard(entry, "failed")
 
     def _give_up_checkout(self, checkout: Checkout) -> None:

@@ -120,6 +120,14 @@ class Reservation:
             for level in list(self._levels)
         )
 
+    def handles(self) -> list[Any]:
+        """Those that are referred to, the newest first."""
+        return [
+            handle
+            for level in reversed(list(self._levels))
+            if (handle := level.handle()) is not None
+        ]
+
     def has(self, connection: Any) -> bool:
         """Is it this DBAPI connection that is reserved?"""
         lease = self.lease
@@ -365,14 +373,14 @@ class Reservation:
 
     def _end_from(self, level: Level) -> None:
         line = here()
-        for other in self._levels[:]:
-            if other.number > level.number:
-                other.ended = f"{level}, which it had joined, ended at {line}"
-                self._levels.remove(other)
-                other.let_go()
+        newer = [each for each in self._levels if each.number > level.number]
+        for other in newer:
+            other.ended = f"{level}, which it had joined, ended at {line}"
         level.ended = f"it was closed at {line}"
-        self._levels.remove(level)
-        level.let_go()
+        self._levels = [each for each in self._levels if not each.ended]
+        # last: with these may go the base, and with that all others end
+        for other in [*newer, level]:
+            other.let_go()
 
     def finish(self, lease: Lease, undoes: bool) -> list[str]:
         """The base goes back to the pool; it ends for all.

@@ -129,7 +129,9 @@ class FairQueue(Generic[E]):
         # these have an entry, and so have been served before
         self._makers: deque[Waiter] = deque()
         self._turns = itertools.count()
-        self._inbox: deque[E | None] = deque()
+        # with the turn at which it was: what was given twice by lines that
+        # were interrupted, or withdrawn since, has another
+        self._inbox: deque[tuple[E, int] | None] = deque()
         self._excess: deque[E] = deque()
         self._errands: deque[Callable[[], object]] = deque()
         self._watchers: deque[Waiter] = deque()
@@ -332,6 +334,19 @@ class FairQueue(Generic[E]):
         self._tidy()
         return claimed
 
+    def withdraw(self, entry: E, turn: int) -> bool:
+        """Take back what an interrupted line may have given, or not.
+
+        :param turn: at which that line got the entry.
+
+        :return: False if the entry is somebody else's by now, or idle.
+         Otherwise the caller alone has it.
+
+        """
+        with self._lock: withdrawn = self._withdraw(entry, turn)  # fmt: skip
+        self._tidy()
+        return withdrawn
+
     # giving
 
     def put(self, entry: E, made: bool = True, back: bool = False) -> None:
@@ -351,7 +366,7 @@ class FairQueue(Generic[E]):
             # nobody else has it
             ref.making, ref.hollow, ref.back = False, not made, back
         if self.locked_here():
-            self._inbox.append(entry)
+            self._inbox.append((entry, self.turn(entry)))
             return
         with self._lock: at_rest = self._lay_down(entry)  # fmt: skip
         if at_rest:
@@ -529,7 +544,8 @@ class FairQueue(Generic[E]):
         if ref is not None:
             ref.making, ref.hollow, ref.back = False, True, True
         # one line, so that nothing is ever between the two
-        self._waiters.appendleft(waiter); self._inbox.append(entry)  # fmt: skip  # noqa: E501
+        given = (entry, -1 if ref is None else ref.turn)
+        self._waiters.appendleft(waiter); self._inbox.append(given)  # fmt: skip  # noqa: E501
 
     def _next(self) -> E | None:
         if not self.queue:
@@ -614,17 +630,16 @@ class FairQueue(Generic[E]):
 
     def _lay_down(self, entry: E) -> bool:
         """The usual return: nobody waits, and there is room."""
-        if self._waiters or self._makers or self._inbox or self._shedding:
-            self._inbox.append(entry)
-            return False
-        if id(entry) not in self._live:
-            self._inbox.append(entry)
-            return False
-        if self.maxsize and len(self.queue) >= self.maxsize:
-            self._inbox.append(entry)
-            return False
-        self._shelve(entry)
-        return True
+        ref = self._live.get(id(entry))
+        full = 0 < self.maxsize <= len(self.queue)
+        asked_for = self._waiters or self._makers
+        if ref is not None and not (
+            full or asked_for or self._inbox or self._shedding
+        ):
+            self._shelve(entry)
+            return True
+        self._inbox.append((entry, -1 if ref is None else ref.turn))
+        return False
 
     def _shelve(self, entry: E) -> None:
         ref = self._live[id(entry)]
@@ -645,8 +660,11 @@ class FairQueue(Generic[E]):
     def _match(self) -> None:
         """Serve who waits; set aside what is one idle entry too many."""
         while self._inbox:
-            entry = self._inbox.popleft()
-            if entry is None:
+            given = self._inbox.popleft()
+            if given is None:
+                continue
+            entry, turn = given
+            if turn != self.turn(entry):
                 continue
             if self._stays(entry):
                 self._shelve(entry)
@@ -792,6 +810,17 @@ class FairQueue(Generic[E]):
         # its number may have been given to another entry meanwhile
         if self._live.get(key) is ref:
             del self._live[key]
+
+    def _withdraw(self, entry: E, turn: int) -> bool:
+        ref = self._live.get(id(entry))
+        if ref is None:
+            # it counts no more, so that nobody gets it
+            return turn == -1
+        if ref.turn != turn:
+            return False
+        # from here on nobody else has it, nor what lies in the inbox
+        ref.turn = next(self._turns)
+        return True
 
     def _remove(self, entry: E, turn: int | None) -> bool:
         if turn is not None and self.turn(entry) != turn:

@@ -38,7 +38,9 @@ from .request import REQUEST
 from .request import make_room
 from .stock import StockedPool
 from .using import Using
+from .using import all_left_behind
 from .using import give_back
+from .using import left_behind
 from .using import usable
 
 
@@ -89,6 +91,9 @@ class ReservingPool(StockedPool):
 
         """
         if self.settings.reservation == "thread":
+            reserved = self.own().reserved
+            if reserved is not None and left_behind(reserved):
+                self.release_connection()
             base = self._base()
             if base is not None:
                 return Join(base)
@@ -152,13 +157,27 @@ class ReservingPool(StockedPool):
         :raises CheckoutTimeout: none came free within the time limit.
 
         """
+        return self.connection_for(None, timeout)
+
+    def connection_for(
+        self, block: weakref.ref[Any] | None, timeout: float | None
+    ) -> Any:
+        """The same, for a block: if made for it, it is to go with it."""
         own = self.own()
         reserved = own.reserved
-        if reserved is not None and (usable(reserved) or _untold(reserved)):
-            return reserved
-        return self._reserve_one(own, timeout)
+        if reserved is not None:
+            if left_behind(reserved):
+                self.release_connection()
+            elif usable(reserved) or _untold(reserved):
+                return reserved
+        return self._reserve_one(own, timeout, block)
 
-    def _reserve_one(self, own: Own, timeout: float | None) -> Any:
+    def _reserve_one(
+        self,
+        own: Own,
+        timeout: float | None,
+        block: weakref.ref[Any] | None,
+    ) -> Any:
         own.reserved = handle = None
         try:
             if isinstance(own, PartsOwn):
@@ -166,13 +185,18 @@ class ReservingPool(StockedPool):
             handle = self.connect(UNSET if timeout is None else timeout)
             if type(handle) is Handle and handle.lease.level is None:
                 self._reserve(handle)
+            if block is not None:
+                handle.__dict__["block"] = block
             if isinstance(own, PartsOwn):
                 own.made = weakref.ref(handle)
-            else:
-                if type(handle) is Handle:
-                    handle.lease.anchor = handle
+                own.reserved = handle
+            elif type(handle) is Handle:
                 _mine.pools.add(self)
-            own.reserved = handle
+                # one line, so that whoever has it can be found
+                own.reserved = handle.lease.anchor = handle
+            else:
+                _mine.pools.add(self)
+                own.reserved = handle
             return handle
         except BaseException:
             own.reserved = None
@@ -207,7 +231,9 @@ class ReservingPool(StockedPool):
             give_back(reserved)
             raise
         finally:
-            own.reserved = None
+            # else it was interrupted twice, and is to be found again
+            if reserved is None or not usable(reserved):
+                own.reserved = None
         return had_one
 
     def active_connection(self) -> bool:
@@ -216,6 +242,14 @@ class ReservingPool(StockedPool):
         if reserved is not None and usable(reserved):
             return True
         return self._base() is not None
+
+    def has_lost(self) -> bool:
+        return super().has_lost() or bool(all_left_behind(self._leases))
+
+    def recover_lost(self) -> None:
+        for handle in all_left_behind(self._leases):
+            give_back(handle)
+        super().recover_lost()
 
     # plain checkouts
 
@@ -315,21 +349,22 @@ class with_connection:
         known = own.connections
         if known is None:
             known = own.connections = {}
-        connection = known.get(self._engine)
-        if connection is None or connection.closed:
+        connection = _known_one(known, self._engine)
+        if connection is None:
             connection = self._connect()
             known[self._engine] = self._mine = connection
         return connection
 
     def _connect(self) -> Connection:
         before = self._source.own().reserved
-        handle = self._source.connection()
+        handle = self._source.connection_for(weakref.ref(self), None)
         if handle is not before:
             self._made = handle
         base = handle.base if isinstance(handle, Join) else handle
         if usable(base):
             # of its own, so that what it thinks it has begun is its own too
             handle = Join(base)
+            handle.__dict__["block"] = weakref.ref(self)
             connection = Connection(self._engine, handle)
             handle.level.user = weakref.ref(connection)
             return connection
@@ -381,6 +416,17 @@ def _release_all(pools: list[ReservingPool]) -> Iterator[bool]:
             # the failure of one is not to keep the others
             deque(_release_all(pools[number:]), maxlen=0)
             raise
+
+
+def _known_one(known: dict[Any, Connection], key: Any) -> Connection | None:
+    """What the block around this one gave, if there is one."""
+    connection = known.get(key)
+    if connection is None or connection.closed:
+        return None
+    if not connection.invalidated and left_behind(connection.connection):
+        connection.close()
+        return None
+    return connection
 
 
 def _untold(handle: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING
 from typing import Any
@@ -11,6 +13,7 @@ from .adapter import Join
 from .level import Level
 
 if TYPE_CHECKING:
+    from .lease import Lease
     from .reservation import ReservingPool
 
 
@@ -24,15 +27,47 @@ def usable(handle: Any) -> bool:
 def give_back(handle: Any) -> None:
     """End a reservation, if it has not ended."""
     if handle is not None and usable(handle):
-        if type(handle) is Handle:
-            handle.lease.anchor = None
+        # which another thread may have ended meanwhile
+        lease = handle.__dict__.get("lease")
+        if lease is not None:
+            lease.anchor = None
         handle.close()
+
+
+def left_behind(handle: Any) -> bool:
+    """Was the block left for which this was reserved?
+
+    The end of a block may be interrupted, before its first line and once
+    more within its clearing up.  It is known by this: there is no block.
+    """
+    block = handle.__dict__.get("block")
+    return block is not None and block() is None
+
+
+def all_left_behind(leases: dict[Any, Lease]) -> list[Any]:
+    """The handles that were, and inside of which nobody works.
+
+    Joins first, so that they are closed before what they have joined.
+    """
+    found: list[Any] = []
+    for lease in leases.copy().values():
+        if lease.level is not None:
+            handles = lease.level.reservation.handles()
+            found += itertools.takewhile(left_behind, handles)
+    return found
 
 
 class Using:
     """A block that uses the thread's reserved connection."""
 
-    __slots__ = ("_source", "_limit", "_made", "_level", "_outer")
+    __slots__ = (
+        "_source",
+        "_limit",
+        "_made",
+        "_level",
+        "_outer",
+        "__weakref__",
+    )
 
     def __init__(self, pool: ReservingPool, timeout: float | None):
         self._source = pool
@@ -43,7 +78,9 @@ class Using:
     def __enter__(self) -> Any:
         before = self._source.own().reserved
         try:
-            handle = self._source.connection(self._limit)
+            handle = self._source.connection_for(
+                weakref.ref(self), self._limit
+            )
             if handle is not before:
                 self._made = handle
             elif usable(handle):
