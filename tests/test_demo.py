@@ -65,8 +65,6 @@ class TestWhole:
         assert held in ("2 of 4", "3 of 4", "4 of 4")
         assert ours == "1 of 4"
         assert rows["connections reaped"] == ["0", rows["threads died"][1]]
-        if held == "4 of 4":
-            assert int(rows["failed checkouts"][0]) > 0
         assert int(rows["failed checkouts"][1]) == 0
 
     def test_shows_each_reap(self) -> None:
