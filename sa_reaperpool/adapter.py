@@ -602,13 +602,12 @@ class AdaptedQueuePool(QueuePool):
     ) -> None:
         if id(connection) in self._inherited:
             return
-        try:
-            if self._closer is None:
-                super()._close_connection(connection, terminate=terminate)
-            else:
-                self._close_its_own_way(self._closer, connection)
-        finally:
-            self._closed(connection, terminate)
+        if self._closer is None:
+            super()._close_connection(connection, terminate=terminate)
+        else:
+            self._close_its_own_way(self._closer, connection)
+        # not if that was interrupted: it may not have come to it
+        self._closed(connection, terminate)
 
     def _close_its_own_way(
         self, closer: Callable[[Any], object], connection: Any
