@@ -193,7 +193,7 @@ class FairQueue(Generic[E]):
             # A signal's handler, or a finaliser, in the middle of one of
             # the sections here: its thread would sleep with the lock.
             return None
-        waiter = Waiter(place)
+        waiter = Waiter(place=place)
         try:
             with self._lock: self._line_up(waiter)  # fmt: skip
             self.settle()
