@@ -6,8 +6,10 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Sequence
+from typing import NoReturn
 
 from . import __version__
+from . import redact
 
 _DEMO = """\
 Threads move money between accounts, through ordinary ORM sessions, first on
@@ -70,8 +72,15 @@ def _seed(text: str) -> int:
         ) from None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Quotes what it does not understand, but for URLs."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redact.text(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m sa_reaperpool",
         description="A QueuePool for SQLAlchemy that looks after its "
         "connections.",

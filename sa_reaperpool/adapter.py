@@ -478,7 +478,7 @@ class AdaptedQueuePool(QueuePool):
 
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
-    _dialect = NoDialect()
+    _dialect_given: Any = NoDialect()
     _opener: Callable[[Any], Any] = None  # type: ignore[assignment]
     _closer: Callable[[Any], object] | None = None
 
@@ -569,6 +569,19 @@ class AdaptedQueuePool(QueuePool):
             super()._invalidate(connection, exception, _checkin)
 
     # SQLAlchemy's state
+
+    @property
+    def _dialect(self) -> Any:
+        return self._dialect_given
+
+    @_dialect.setter
+    def _dialect(self, dialect: Any) -> None:
+        # Set by an engine that is made with this pool: maybe long after the
+        # first connect, and once more by each other engine.  Before that
+        # engine's first checkout, since another thread's error may be going
+        # through the dialect's listeners at any later time.
+        _recognise_reclaimed(dialect)
+        self._dialect_given = dialect
 
     @property
     def _pool(self) -> Any:  # type: ignore[override]
@@ -687,11 +700,26 @@ class AdaptedQueuePool(QueuePool):
         """
         return entry._is_hard_or_soft_invalidated()
 
+    def to_be_replaced(self, entry: Entry) -> bool:
+        """Will SQLAlchemy connect this entry at its next checkout?
+
+        But for what it finds out only then.
+        """
+        return (
+            not entry.connected or self._too_old(entry) or self.suspect(entry)
+        )
+
+    def _too_old(self, entry: Entry) -> bool:
+        """Is its connection past the pool's ``recycle``?"""
+        return (
+            self._recycle > -1
+            and time.time() - entry.starttime > self._recycle
+        )
+
     def recycled(self, connection: Any) -> bool:
         """Is this connection past the pool's ``recycle``?"""
-        return self._recycle > -1 and any(
-            entry.dbapi_connection is connection
-            and time.time() - entry.starttime > self._recycle
+        return any(
+            entry.dbapi_connection is connection and self._too_old(entry)
             for entry in self.queue.entries()
         )
 
@@ -734,17 +762,13 @@ class AdaptedQueuePool(QueuePool):
         if mutex is not None and mutex.locked():
             events._exec_once_mutex = None
 
-    def recognise_reclaimed(self) -> None:
-        """Let Connection treat ConnectionReclaimed as a disconnect.
 
-        Done before the first checkout: another thread's error may be going
-        through the dialect's listeners at any later time.
-        """
-        dialect = self._dialect
-        if isinstance(dialect, Dialect) and not event.contains(
-            dialect, "handle_error", _reclaimed_is_disconnect
-        ):
-            event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
+def _recognise_reclaimed(dialect: Any) -> None:
+    """Let Connection treat ConnectionReclaimed as a disconnect."""
+    if isinstance(dialect, Dialect) and not event.contains(
+        dialect, "handle_error", _reclaimed_is_disconnect
+    ):
+        event.listen(dialect, "handle_error", _reclaimed_is_disconnect)
 
 
 class ReaperPoolEvents(PoolEvents):

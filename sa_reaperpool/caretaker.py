@@ -99,10 +99,12 @@ class Caretaker:
             if act is upkeep.Act.WATCH:
                 again = self._watch(lease, now)
             elif self.worth_acting(lease, act):
-                submit(lease.handle, _bound(self._act_alone, pool, lease, act))
+                # two for one lease are two things to do
+                key = (lease.handle, act)
+                submit(key, _bound(self._act_alone, pool, lease, act))
                 continue
             elif act is upkeep.Act.REAP:
-                # A cursor is open still, whose end nobody will tell of.
+                # A cursor is open, or was, whose end nobody will tell of.
                 again = now + max(
                     1.0, pool.settings.dead_connection_timeout or 0.0
                 )
@@ -130,11 +132,31 @@ class Caretaker:
             probe = lease.entry.probe
             if probe is None or probe() is not liveness.Look.CLOSED:
                 return False
-        return not self._in_use(lease)
+            # a cursor that is merely open gives nothing any more
+            return not self._running(lease)
+        if act is upkeep.Act.RECLAIM:
+            # which has been watched for long
+            return not self._in_use(lease)
+        return not self._in_use_lately(lease)
+
+    def _in_use_lately(self, lease: Lease) -> bool:
+        """Is it in use, or was it when it was judged before?
+
+        What is fetched meanwhile is not seen, so that its use may have
+        ended a moment ago: from now on it has its grace.
+        """
+        before, lease.seen_busy = lease.seen_busy, self._in_use(lease)
+        if lease.seen_busy or (before and not lease.reserved):
+            lease.used = monotonic()
+            return True
+        return False
 
     def _in_use(self, lease: Lease) -> bool:
         if any(liveness.cursor_open(cursor) for cursor in lease.cursors()):
             return True
+        return self._running(lease)
+
+    def _running(self, lease: Lease) -> bool:
         connection = lease.entry.driver_connection
         return self._pool.may_look_into(connection) and liveness.running(
             connection
@@ -322,11 +344,11 @@ class Caretaker:
         pool = self._pool
         doomed = self._verdicts(now)
         if doomed:
-            submit("idle", _bound(self._tend_idle, pool, now))
+            submit("idle", _bound(self._tend_idle, pool))
         elif pool.started and self._missing():
             if now < self._refill_at:
                 return self._refill_at
-            submit("idle", _bound(self.refill, pool))
+            submit("idle", _bound(self._tend_idle, pool))
         return None
 
     def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
@@ -341,19 +363,28 @@ class Caretaker:
                     verdicts.append((entry, None))
         return verdicts
 
-    def _tend_idle(self, now: float) -> None:
-        for entry, reason in self._verdicts(now):
-            self._retire(entry, reason)
+    def _tend_idle(self) -> None:
+        turns = self._turns()
+        for entry, reason in self._verdicts(monotonic()):
+            self._retire(entry, reason, turns.get(entry, -1))
             # after each, so that a borrower finds one open
             self.refill()
+        self.refill()
 
-    def _retire(self, entry: Entry, reason: str | None) -> bool:
+    def _turns(self) -> dict[Entry, int]:
+        """Taken before a decision, to see whether they are the same after."""
+        pool = self._pool
+        return {
+            entry: pool.queue.turn(entry) for entry in pool.idle_entries()
+        }
+
+    def _retire(self, entry: Entry, reason: str | None, turn: int) -> bool:
         """Close an idle entry; without a reason, unless it answers."""
         pool = self._pool
         try:
             if reason is None:
-                return pool.retire(entry, "dead", unless=self._answers)
-            return pool.retire(entry, reason)
+                return pool.retire(entry, "dead", turn, self._answers)
+            return pool.retire(entry, reason, turn)
         except Exception:
             # its own failure, and not that of the next one
             pool.logger.error("Exception during upkeep", exc_info=True)
@@ -365,8 +396,8 @@ class Caretaker:
     def close_idle(self, idle_for: float | None, reason: str) -> int:
         now = monotonic()
         return sum(
-            self._retire(entry, reason)
-            for entry in self._pool.idle_entries()
+            self._retire(entry, reason, turn)
+            for entry, turn in self._turns().items()
             if entry.connected
             and (idle_for is None or now - entry.idle_since >= idle_for)
         )

@@ -2,13 +2,16 @@
 
 A task that hangs on a frozen peer delays what else its own pool has to do,
 once as many hang as a pool may use threads, and nothing of any other pool.
+
+No task is lost.  One whose like is being run runs after it, since what that
+has looked at may have changed meanwhile; and one for which no thread could
+be started waits for the next attempt.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from typing import Callable
 from typing import Hashable
 
@@ -20,6 +23,9 @@ Task = Callable[[], object]
 class Crew:
     """Runs tasks in threads that end when there are no more.
 
+    Tasks are handed in by one thread, the reaper's, which no signal
+    interrupts.
+
     :param each: how many threads one owner may have at a time.
 
     """
@@ -27,23 +33,53 @@ class Crew:
     def __init__(self, each: int = 3):
         self._each = each
         self._lock = threading.Lock()
-        self._waiting: dict[int, deque[tuple[Hashable, Task]]] = {}
+        # by owner and key, in the order in which they came
+        self._waiting: dict[int, dict[Hashable, Task]] = {}
+        # by owner, how many
         self._threads: dict[int, int] = {}
-        self._known: set[Hashable] = set()
+        # what is being run, and what is to be run again after it
+        self._running: dict[tuple[int, Hashable], Task | None] = {}
 
-    def submit(self, owner: int, key: Hashable, task: Task) -> bool:
-        """Run a task soon, unless one with this key is to be run already.
+    def submit(self, owner: int, key: Hashable, task: Task) -> None:
+        """Run a task soon, unless one with this key waits to be run.
+
+        If one with this key is being run, this runs after it.
 
         :param owner: who has a right to so many threads.
 
         """
         with self._lock:
-            if (owner, key) in self._known:
-                return False
-            self._known.add((owner, key))
-            self._waiting.setdefault(owner, deque()).append((key, task))
+            if (owner, key) in self._running:
+                self._running[owner, key] = task
+                return
+            self._waiting.setdefault(owner, {})[key] = task
+        self._start_one(owner)
+
+    @property
+    def understaffed(self) -> bool:
+        """Do tasks wait for threads that could not be started?"""
+        with self._lock:
+            return bool(self._owners_short_of_threads())
+
+    def staff(self) -> None:
+        """Try again to start the threads that are missing."""
+        with self._lock:
+            owners = self._owners_short_of_threads()
+        for owner in owners:
+            self._start_one(owner)
+
+    def _owners_short_of_threads(self) -> list[int]:
+        # a thread leaves only when there is nothing left for it
+        return [
+            owner
+            for owner in self._waiting
+            if self._threads.get(owner, 0) < self._each
+        ]
+
+    def _start_one(self, owner: int) -> None:
+        with self._lock:
             if self._threads.get(owner, 0) >= self._each:
-                return True
+                return
             self._threads[owner] = self._threads.get(owner, 0) + 1
         try:
             threading.Thread(
@@ -52,25 +88,24 @@ class Crew:
                 name="sa_reaperpool helper",
                 daemon=True,
             ).start()
-        except RuntimeError as error:
-            # no more threads, or the interpreter ends: the next round
-            # finds again what is to be done
+        except Exception as error:
+            # no more threads or memory to be had, or the interpreter ends
             log.debug("No thread for upkeep: %s", error)
             with self._lock:
                 self._leave(owner)
-                self._known.discard((owner, key))
-                self._waiting.pop(owner, None)
-            return False
-        return True
 
     def _work(self, owner: int) -> None:
         while True:
             with self._lock:
-                try:
-                    key, task = self._waiting[owner].popleft()
-                except (KeyError, IndexError):
+                tasks = self._waiting.get(owner)
+                if tasks is None:
                     self._leave(owner)
                     return
+                key = next(iter(tasks))
+                task = tasks.pop(key)
+                if not tasks:
+                    del self._waiting[owner]
+                self._running[owner, key] = None
             try:
                 task()
             except BaseException:
@@ -78,9 +113,11 @@ class Crew:
                 log.error("Exception during upkeep", exc_info=True)
             finally:
                 with self._lock:
-                    self._known.discard((owner, key))
+                    again = self._running.pop((owner, key))
+                    if again is not None:
+                        self._waiting.setdefault(owner, {})[key] = again
             # the pool must not live on because this thread waits
-            del task
+            del task, again, tasks, key
 
     def _leave(self, owner: int) -> None:
         left = self._threads[owner] - 1
@@ -88,5 +125,3 @@ class Crew:
             self._threads[owner] = left
         else:
             del self._threads[owner]
-            if not self._waiting.get(owner):
-                self._waiting.pop(owner, None)

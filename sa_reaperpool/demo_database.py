@@ -28,6 +28,7 @@ from sqlalchemy.orm import mapped_column
 from sqlalchemy.pool import NullPool
 from sqlalchemy.pool import QueuePool
 
+from . import redact
 from .options import OPTIONS
 
 ACCOUNTS = 20
@@ -87,15 +88,7 @@ class Database:
     """
 
     def __init__(self, url: URL, name: str | None = None) -> None:
-        self._secrets = {
-            word
-            for word in (
-                url.password,
-                url.query.get("password"),
-                url.query.get("passwd"),
-            )
-            if isinstance(word, str) and word
-        }
+        self._secrets = redact.secrets(url)
         # without the query, where a password may be, too
         shown = url.set(query={}).render_as_string()
         self.name = name or shown
@@ -159,8 +152,7 @@ class Database:
             cause = getattr(err, "orig", None) or err
             words = str(cause).strip() or type(cause).__name__
             words = " ".join(words.split())
-            for secret in self._secrets:
-                words = words.replace(secret, "***")
+            words = redact.without(words, self._secrets)
             raise Unusable(f"{what}: {words}") from err
 
     # engines
@@ -305,13 +297,19 @@ def _application_name(name: str) -> str:
 
 
 def _parsed(given: str) -> URL:
+    address = given.partition("?")[0]
     try:
         url = make_url(given)
+        # neither is part of a password that is not encoded
+        broken = "@" in (url.host or "") or make_url(address).host != url.host
     except Exception:
+        broken = True
+    if broken:
         # not what it says: that may quote the password
         raise Unusable(
             "that is no database URL; one looks like "
-            "postgresql+psycopg2://user:password@host/database"
+            "postgresql+psycopg2://user:password@host/database, where an @ "
+            "in a password is written %40, and a ? %3F"
         ) from None
 
     # The demo chooses pool and options itself, for both.

@@ -27,15 +27,8 @@ from .exhaustion import Exhaustion
 from .exhaustion import Place
 from .lease import Lease
 from .options import Settings
-from .queue import FairQueue
 from .reaper import reaper
 from .stats import Tally
-
-
-class Permit:
-    """Leave to connect, for max_connecting."""
-
-    __slots__ = ("__weakref__",)
 
 
 class OpeningPool(AdaptedQueuePool):
@@ -50,7 +43,6 @@ class OpeningPool(AdaptedQueuePool):
     _care: Caretaker = None  # type: ignore[assignment]
     _epoch: int = 0
     _exhaustion: Exhaustion = None  # type: ignore[assignment]
-    _gate: FairQueue[Permit] = None  # type: ignore[assignment]
     _checkouts: Checkouts = None  # type: ignore[assignment]
     _reasons: dict[int, str] = {}
     _refill_lock: threading.RLock = None  # type: ignore[assignment]
@@ -71,8 +63,7 @@ class OpeningPool(AdaptedQueuePool):
     @property
     def shut(self) -> bool:
         """Is the pool shut down?"""
-        # the first of its queues to be closed
-        return self._gate.closed
+        return self.queue.closed
 
     @property
     def has_leases(self) -> bool:
@@ -146,14 +137,15 @@ class OpeningPool(AdaptedQueuePool):
         """Every connect goes through here, the first and each later one."""
         self._refuse_if_shut()
         epoch = self._epoch
-        # in a list, in which an interruption at whatever line finds it
-        permits: list[Any] = [None]
+        begun = False
         connection = None
         try:
-            self._take_permit(permits)
+            if not self.queue.wait_to_begin(entry, self._time_left()):
+                raise self._unserved()
+            begun = True
             entry.connecting_since = monotonic()
             connection = connect(entry)
-            self._gate.discard(permits[0])
+            self.queue.made(entry)
             self._tally.add("opened")
             self._opened(entry, connection)
             if epoch != self._epoch:
@@ -161,27 +153,19 @@ class OpeningPool(AdaptedQueuePool):
             self._refuse_if_shut()
             return connection
         except BaseException as error:
-            # A permit's place is free once nobody refers to it; this is now,
-            # and not when the traceback is dropped.
-            self._gate.discard(permits[0])
+            # now, and not when the entry is given up
+            self.queue.made(entry)
             if connection is not None:
                 # interrupted, or shut down, before the record had it
                 if isinstance(error, PoolShutdown):
                     self._reasons[id(connection)] = "shutdown"
                 self.close_raw(connection)
-            elif permits[0] is not None:
+            elif begun:
                 self._tally.add("connect_failures")
                 if isinstance(error, Exception):
                     self._exhaustion.failed_to_open(error)
             entry.connecting_since = 0.0
             raise
-
-    def _take_permit(self, permits: list[Any]) -> None:
-        permits[0] = self._gate.get_nowait()
-        if permits[0] is None:
-            permits[0] = self._gate.get(self._time_left())
-            if permits[0] is None:
-                raise self._unserved()
 
     def _opened(self, entry: Entry, connection: Any) -> None:
         self._check_fitness(connection)
@@ -194,11 +178,12 @@ class OpeningPool(AdaptedQueuePool):
         entry.probe = None
         if self.has_dialect:
             entry.probe = liveness.probe(self.driver_of(connection))
-        if not self._started:
-            self.recognise_reclaimed()
-            self._start()
+        self._be_looked_after()
 
-    def _start(self) -> None:
+    def _be_looked_after(self) -> None:
+        """The pool is in use: the reaper is to know, if it does not."""
+        if self._started:
+            return
         try:
             # before the reaper's first round, which looks whether it is so
             self._started = True
@@ -307,18 +292,23 @@ class OpeningPool(AdaptedQueuePool):
         self,
         entry: Entry,
         reason: str,
+        turn: int | None = None,
         unless: Callable[[Entry], bool] | None = None,
     ) -> bool:
         """Close an idle entry, if it is idle still.
 
+        :param turn: the queue's, when that was decided: if it was used
+         since, or replaced, that counts no more.
+
         :param unless: asked once the entry is out of everybody's reach.
 
         """
-        if not self.queue.claim(entry):
+        if not self.queue.claim(entry, turn):
             return False
         if unless is not None and unless(entry):
             entry.traffic_at = monotonic()
-            self.queue.put(entry)
+            # that was no use: its turn comes when it would have come
+            self.queue.put(entry, back=True)
             return False
         self._discard(entry, reason)
         return True

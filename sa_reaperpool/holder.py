@@ -7,13 +7,17 @@ value: the thread state owns it, and drops it as the thread's last act.  The
 holder refers to that value weakly, and is alive for as long as it is there.
 
 Under gevent's monkey patching ``threading.local`` belongs to the greenlet,
-and so does the holder.
+and so does the holder.  There the value goes with a greenlet of gevent's own
+kind when that ends, but with a raw one only once nobody refers to it, so
+that this is asked whether it is dead as well.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
+from typing import Any
 from typing import Callable
 
 
@@ -28,15 +32,21 @@ class _Seat:
 class Holder:
     """A thread or greenlet."""
 
-    __slots__ = ("name", "_seat")
+    __slots__ = ("name", "_seat", "_greenlet")
 
     def __init__(self, seat: _Seat):
         self.name = _name_of_this_thread()
+        self._greenlet = _greenlet()
         self._seat = weakref.ref(seat, _seat_vacated)
 
     @property
     def alive(self) -> bool:
-        return self._seat() is not None
+        if self._seat() is None:
+            return False
+        if self._greenlet is None:
+            return True
+        greenlet = self._greenlet()
+        return greenlet is not None and not greenlet.dead
 
     def __repr__(self) -> str:
         return f"<Holder {self.name} {'alive' if self.alive else 'ended'}>"
@@ -90,6 +100,14 @@ def _seat_vacated(ref: weakref.ref[_Seat]) -> None:
     if _listeners and not _inert:
         for listener in _listeners:
             listener()
+
+
+def _greenlet() -> weakref.ref[Any] | None:
+    """The greenlet whose values _local has, if they are a greenlet's."""
+    module = sys.modules.get("greenlet")
+    if module is None or type(_local).__module__ == "_thread":
+        return None
+    return weakref.ref(module.getcurrent())
 
 
 def _name_of_this_thread() -> str:

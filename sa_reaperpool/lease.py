@@ -58,6 +58,29 @@ _APPLICATIONS = frozenset(_HERE + name for name in ("__main__.py", "demo.py"))
 _inner: dict[str, bool] = {}
 
 
+class _Uses:
+    """Until when a lease's cursors were there.
+
+    Not the lease itself, which their weak references would keep alive.
+    """
+
+    __slots__ = ("until",)
+
+    until: float
+
+
+class _Watched(weakref.ref[Any]):
+    __slots__ = ("uses",)
+
+    uses: _Uses
+
+
+def _cursor_ended(ref: weakref.ref[Any]) -> None:
+    # anywhere, any time; at interpreter exit the name may be gone already
+    if monotonic is not None:
+        ref.uses.until = monotonic()  # type: ignore[attr-defined]
+
+
 class Lease:
     """One checkout: the entry, who uses it, since when, and from where.
 
@@ -72,10 +95,12 @@ class Lease:
         "handle",
         "holders",
         "taken",
-        "used",
+        "seen_busy",
         "kept",
         "quiet_since",
         "leak_reported",
+        "_used",
+        "_uses",
         "_last",
         "_where",
         "turn",
@@ -83,6 +108,9 @@ class Lease:
         "anchor",
         "_cursors",
     )
+
+    seen_busy: bool
+    """Was a cursor open, or a command running, when it was last judged?"""
 
     handle: weakref.ref[Any]
 
@@ -98,7 +126,10 @@ class Lease:
     def __init__(self, entry: Any, turn: int = 0):
         self.entry = entry
         self.turn = turn
-        self.taken = self.used = monotonic()
+        self.taken = self._used = now = monotonic()
+        self._uses = uses = _Uses()
+        uses.until = now
+        self.seen_busy = False
         self._last = holder = _holder.current()
         self.holders: list[Holder] = [holder]
         self.kept = False
@@ -112,6 +143,15 @@ class Lease:
     def reserved(self) -> bool:
         """Is it one thread's alone?"""
         return self.level is not None
+
+    @property
+    def used(self) -> float:
+        """When it was last used, as far as that is seen."""
+        return max(self._used, self._uses.until)
+
+    @used.setter
+    def used(self, at: float) -> None:
+        self._used = at
 
     @property
     def where(self) -> str:
@@ -128,7 +168,7 @@ class Lease:
         :raises NotOwner: it is reserved by another one.
 
         """
-        self.used = monotonic()
+        self._used = monotonic()
         holder = _holder.current()
         if holder is not self._last:
             if self.level is not None:
@@ -142,7 +182,7 @@ class Lease:
         To use it past the pool, or merely to look at it: that keeps the
         connection for another while, and makes nobody a holder.
         """
-        self.used = monotonic()
+        self._used = monotonic()
 
     def _add(self, holder: Holder) -> None:
         # A lease may pass through thousands of threads in its life.  Those
@@ -158,13 +198,15 @@ class Lease:
     def watch(self, cursor: Any) -> None:
         """While this cursor is alive and open, the connection is in use.
 
-        Fetching from it is not seen here.
+        Fetching from it is not seen here; its end is.
         """
         try:
-            self._cursors.append(weakref.ref(cursor))
+            watched = _Watched(cursor, _cursor_ended)
         except TypeError:
             # a driver's cursor without weak references: not watched
             return
+        watched.uses = self._uses
+        self._cursors.append(watched)
         if len(self._cursors) > 8:
             # one by one: another thread may append meanwhile
             for ref in list(self._cursors):

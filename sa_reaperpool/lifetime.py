@@ -97,8 +97,7 @@ class LifetimePool(StockedPool):
         changes = _by_keyword(options)
         with self._configuring: self._apply(changes)  # fmt: skip
         # outside of that lock, as this closes what is too many
-        for queue in (self.queue, self._gate):
-            queue.run_outside(queue.settle)
+        self.queue.run_outside(self.queue.settle)
         # A pool is looked after from its first connect on, and its first
         # one may be under way, with the frequency as it was.
         if self._started or self.queue.live():
@@ -120,7 +119,7 @@ class LifetimePool(StockedPool):
         else:
             self.settings = settings
             self._apply_limits(checked)
-        self._gate.resize(0, settings.max_connecting)
+        self.queue.allow_making(settings.max_connecting)
 
     def _apply_limits(self, checked: Mapping[str, Any]) -> None:
         size = checked["pool_size"]
@@ -198,7 +197,7 @@ class LifetimePool(StockedPool):
         deadline = None if timeout is None else monotonic() + timeout
         if not self.shut:
             self.logger.info("Pool shutting down. %s", self.status())
-        self._close_queues()
+        self.queue.close()
         while not self._drained():
             self._care.reap(monotonic())
             left = _LOOK_AGAIN

@@ -7,7 +7,6 @@ are all served from it, so that they cannot tell different stories.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Union
 from sqlalchemy.exc import ArgumentError
 
 from . import kinds
+from . import redact
 from .kinds import DefaultText
 from .kinds import Kind
 
@@ -80,25 +80,9 @@ class Option:
         """Return the error that says what is allowed instead."""
 
         return ArgumentError(
-            f"Invalid value for option {self.name!r}: {shown(value)} "
+            f"Invalid value for option {self.name!r}: {redact.value(value)} "
             f"(allowed: {allowed or self.kind.allowed})"
         )
-
-
-# A slip like "?max_age=10?password=..." makes a secret part of a value.
-_SECRET = re.compile(r"(pass\w*|pwd)=.*", re.IGNORECASE | re.DOTALL)
-
-
-def shown(value: object) -> str:
-    """Return ``value`` for a message: short, and without a password."""
-
-    try:
-        text = repr(value)
-    except Exception:
-        # a whole number of 5,000 digits, say, or an object's own fault
-        return f"a value of type {type(value).__name__}"
-    text = _SECRET.sub(r"\1=***", text)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 OPTIONS: tuple[Option, ...] = (

@@ -11,9 +11,9 @@ from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import Pool
 
+from . import redact
 from .options import OPTIONS
 from .options import Option
-from .options import shown
 from .pool import ReaperPool
 
 # What the URL's query says to this plugin, and to SQLAlchemy itself.
@@ -118,8 +118,8 @@ def _given(option: Option, url: URL, kwargs: dict[str, Any]) -> Iterable[Any]:
             first, first_where = given[0]
             raise ArgumentError(
                 f"Option {option.name!r} is given twice, with different "
-                f"values: {shown(first)} for {first_where}, {shown(raw)} "
-                f"for {where}"
+                f"values: {redact.value(first)} for {first_where}, "
+                f"{redact.value(raw)} for {where}"
             )
     return values[:1]
 

@@ -25,6 +25,13 @@ garbage collector runs a finaliser, or a signal its handler, inside one of
 the critical sections here: the entry then stays in the inbox, and the
 section's owner empties that once it has let go of the lock.
 
+An entry is of use only once it is *made*, which takes a while and is the
+part of who has it.  At most ``max_making`` are being made at a time, and
+that too is a property of the live entries, so that what is lost gives its
+turn back.  Who waits gets what comes first, an entry that is made and idle
+or the turn to make one.  An idle one may have to be made anew; then it is
+*hollow*, and goes only to who has a turn.
+
 The limits may change at any time, and the queue may be closed for good.
 What is in somebody's hands then and one too many is *surplus* when it comes
 back; it counts until it is discarded, so that the next to come back is not
@@ -61,10 +68,18 @@ E = TypeVar("E")
 
 
 class _EntryRef(weakref.ref[E]):
-    __slots__ = ("key", "turn", "leaving")
+    __slots__ = ("key", "turn", "place", "back", "making", "hollow", "leaving")
 
     key: int
     turn: int
+    place: int
+    """Among the idle ones, which are in ascending order."""
+
+    back: bool
+    """Is it to be given its place back?"""
+
+    making: bool
+    hollow: bool
     leaving: bool
 
 
@@ -81,6 +96,8 @@ class FairQueue(Generic[E]):
 
     :param limit: how many entries may live at once; None for any number.
 
+    :param max_making: how many may be made at once; None for any number.
+
     :param use_lifo: serve the idle entry that was put back last, not first.
 
     """
@@ -92,10 +109,12 @@ class FairQueue(Generic[E]):
         *,
         maxsize: int = 0,
         limit: int | None = None,
+        max_making: int | None = None,
         use_lifo: bool = False,
     ):
         self.maxsize = maxsize
         self.limit = limit
+        self.max_making = max_making
         self.use_lifo = use_lifo
         self.closed = False
         self.queue: deque[E] = deque()
@@ -107,6 +126,8 @@ class FairQueue(Generic[E]):
         self._lock = threading.RLock()
         self._live: dict[int, _EntryRef[E]] = {}
         self._waiters: deque[Waiter] = deque()
+        # these have an entry, and so have been served before
+        self._makers: deque[Waiter] = deque()
         self._turns = itertools.count()
         self._inbox: deque[E | None] = deque()
         self._excess: deque[E] = deque()
@@ -127,8 +148,13 @@ class FairQueue(Generic[E]):
         """How many entries count: idle, or in somebody's hands."""
         return len(self._live)
 
+    def making(self) -> int:
+        """How many are being made."""
+        return sum(ref.making for ref in list(self._live.values()))
+
     def waiting(self) -> int:
-        return len(self._waiters)
+        """How many threads wait, for an entry or the turn to make one."""
+        return len(self._waiters) + len(self._makers)
 
     def locked_here(self) -> bool:
         """Is this very thread inside one of the critical sections?"""
@@ -189,16 +215,67 @@ class FairQueue(Generic[E]):
          turned away.
 
         """
+        waiter = Waiter(place=place)
+        return self._wait(waiter, timeout, lambda: self._line_up(waiter))
+
+    def begin(self, entry: E) -> bool:
+        """May this entry be made now?  If so, :meth:`.made` is to follow.
+
+        For one that was made and has to be made anew; a new one may.  It is
+        to follow however the making ends, unless the entry does.
+        """
+        with self._lock: may = self._begin(entry)  # fmt: skip
+        self._tidy()
+        return may
+
+    def wait_to_begin(self, entry: E, timeout: float | None = None) -> bool:
+        """As :meth:`.begin`, but wait for the turn, before all newcomers.
+
+        :return: False when the time is up, or the queue is closed.
+
+        """
+        if self.begin(entry):
+            return True
+        waiter = Waiter(entry)
+        line_up = self._makers.append
+        return self._wait(waiter, timeout, lambda: line_up(waiter)) is entry
+
+    def exchange(self, entry: E, timeout: float | None = None) -> E | None:
+        """Give back an entry that has to be made anew, and wait, as first.
+
+        :return: one that is made, or one whose turn it is to be made, maybe
+         this very entry; None as from :meth:`.get`.
+
+        """
+        waiter = Waiter()
+        return self._wait(
+            waiter, timeout, lambda: self._swap(entry, waiter)
+        )
+
+    def made(self, entry: E) -> None:
+        """This entry is made, or could not be; somebody else may make one."""
+        ref = self._live.get(id(entry))
+        if ref is not None and ref.making:
+            ref.making = False
+            # in this order: the limit may be set meanwhile
+            if self.max_making is not None:
+                self._nudge()
+
+    def _wait(
+        self,
+        waiter: Waiter,
+        timeout: float | None,
+        line_up: Callable[[], object],
+    ) -> E | None:
         if self.locked_here():
             # A signal's handler, or a finaliser, in the middle of one of
             # the sections here: its thread would sleep with the lock.
             return None
-        waiter = Waiter(place)
         try:
-            with self._lock: self._line_up(waiter)  # fmt: skip
+            with self._lock: line_up()  # fmt: skip
             self.settle()
-            if place is not None and waiter.entry is None:
-                place.taken(waiter)
+            if waiter.place is not None and waiter.entry is None:
+                waiter.place.taken(waiter)
             waiter.sleep(timeout)
             if waiter.entry is None:
                 with self._lock: self._leave(waiter)  # fmt: skip
@@ -206,7 +283,7 @@ class FairQueue(Generic[E]):
             return None if waiter.entry is GONE else waiter.entry
         except BaseException:
             with self._lock: self._leave(waiter)  # fmt: skip
-            if waiter.entry is not GONE:
+            if waiter.entry is not GONE and waiter.own is None:
                 self.put(waiter.entry)
             raise
 
@@ -237,20 +314,35 @@ class FairQueue(Generic[E]):
         self._tidy()
         return entry
 
-    def claim(self, entry: E) -> bool:
-        """Take this very entry out of the idle ones, if it is still there."""
-        with self._lock: claimed = self._remove(entry)  # fmt: skip
+    def claim(self, entry: E, turn: int | None = None) -> bool:
+        """Take this very entry out of the idle ones, if it is still there.
+
+        :param turn: only if it has been there since this was its
+         :meth:`.turn`.
+
+        """
+        with self._lock: claimed = self._remove(entry, turn)  # fmt: skip
         self._tidy()
         return claimed
 
     # giving
 
-    def put(self, entry: E) -> None:
+    def put(self, entry: E, made: bool = True, back: bool = False) -> None:
         """Give an entry back: to who waits longest, else to the idle ones.
 
         An entry that does not count, since :meth:`.forget` was called while
         it was out, counts again if there is room for it, else is surplus.
+
+        :param made: False if it has to be made anew.
+
+        :param back: it was :meth:`.claimed <claim>`, and gets its place
+         among the idle ones back.
+
         """
+        ref = self._live.get(id(entry))
+        if ref is not None:
+            # nobody else has it
+            ref.making, ref.hollow, ref.back = False, not made, back
         if self.locked_here():
             self._inbox.append(entry)
             return
@@ -258,7 +350,7 @@ class FairQueue(Generic[E]):
         if at_rest:
             self._tidy()
             return
-        somebody_waits = bool(self._waiters)
+        somebody_waits = self.waiting() > 0
         self.settle()
         if somebody_waits:
             # Who was served can run when this thread lets go of the
@@ -288,6 +380,13 @@ class FairQueue(Generic[E]):
             if ref() is None:
                 with self._lock: self._purge(key, ref)  # fmt: skip
         self._nudge()
+
+    def allow_making(self, max_making: int | None) -> None:
+        """Have so many made at once from now on.
+
+        Nobody is served yet: :meth:`.settle` is to follow.
+        """
+        self.max_making = max_making
 
     def resize(self, maxsize: int, limit: int | None) -> None:
         """Keep and allow so many entries from now on.
@@ -355,12 +454,12 @@ class FairQueue(Generic[E]):
         if None in [ref() for ref in list(self._live.values())]:
             return True
         if self.closed:
-            return bool(self._waiters or self.queue)
+            return bool(self.waiting() or self.queue)
         # served, but not woken
-        if any(waiter.entry is not None for waiter in list(self._waiters)):
+        waiters = [*self._waiters.copy(), *self._makers.copy()]
+        if any(waiter.entry is not None for waiter in waiters):
             return True
-        room = self.limit is None or len(self._live) < self.limit
-        return bool(self._waiters) and (room or bool(self.queue))
+        with self._lock: return self._overdue()  # fmt: skip
 
     def settle(self) -> None:
         """Bring together what is free and who waits.
@@ -418,32 +517,85 @@ class FairQueue(Generic[E]):
 
     # what follows is called with the lock held
 
+    def _swap(self, entry: E, waiter: Waiter) -> None:
+        ref = self._live.get(id(entry))
+        if ref is not None:
+            ref.making, ref.hollow, ref.back = False, True, True
+        # one line, so that nothing is ever between the two
+        self._waiters.appendleft(waiter); self._inbox.append(entry)  # fmt: skip  # noqa: E501
+
     def _next(self) -> E | None:
-        if self.queue:
-            return self.queue.pop() if self.use_lifo else self.queue.popleft()
-        return self._new()
+        if not self.queue:
+            return self._new() if self._has_turn() else None
+        place = -1 if self.use_lifo else 0
+        if self.max_making is not None and not self._has_turn():
+            found = self._first_made()
+            if found is None:
+                return None
+            place = found
+        entry = self.queue[place]
+        ref = self._live.get(id(entry))
+        # each in one line, so that an interruption finds it in the queue, or
+        # this frame, that somebody may keep, is left
+        if ref is not None and ref.hollow:
+            ref.hollow, ref.making = False, True; del self.queue[place]; return entry  # fmt: skip  # noqa: E501
+        del self.queue[place]; return entry  # fmt: skip
+
+    def _first_made(self) -> int | None:
+        places = range(len(self.queue))
+        for place in reversed(places) if self.use_lifo else places:
+            ref = self._live.get(id(self.queue[place]))
+            if ref is None or not ref.hollow:
+                return place
+        return None
+
+    def _has_turn(self) -> bool:
+        return self.max_making is None or self.making() < self.max_making
+
+    def _has_room(self) -> bool:
+        return self.limit is None or len(self._live) < self.limit
+
+    def _begin(self, entry: E) -> bool:
+        ref = self._live.get(id(entry))
+        # one that does not count makes no difference to those that do
+        if ref is not None and not ref.making:
+            if self.closed or not self._has_turn():
+                return False
+            ref.making = True
+        return True
+
+    def _overdue(self) -> bool:
+        """Is there something for somebody who waits?"""
+        turn = self._has_turn()
+        if self._makers and turn:
+            return True
+        if not self._waiters:
+            return False
+        if turn and (self.queue or self._has_room()):
+            return True
+        return self._first_made() is not None
 
     def _spare(self) -> E | None:
-        return None if self._waiters else self._new()
+        # it waits for its turn when it comes to that
+        return None if self._waiters else self._new(making=False)
 
-    def _new(self) -> E | None:
-        if self.closed:
-            return None
-        if self.limit is not None and len(self._live) >= self.limit:
+    def _new(self, making: bool = True) -> E | None:
+        if self.closed or not self._has_room():
             return None
         entry = self._make()
         try:
-            self._count(entry)
+            self._count(entry, making)
             return entry
         except BaseException:
             self._live.pop(id(entry), None)
             raise
 
-    def _count(self, entry: E) -> None:
+    def _count(self, entry: E, making: bool = False) -> None:
         ref = _EntryRef(entry, self._entry_died)
         ref.key = id(entry)
-        ref.turn = next(self._turns)
-        ref.leaving = False
+        ref.turn = ref.place = next(self._turns)
+        ref.making = making
+        ref.back = ref.hollow = ref.leaving = False
         self._live[ref.key] = ref
 
     def _entry_died(self, ref: weakref.ref[E]) -> None:
@@ -455,7 +607,7 @@ class FairQueue(Generic[E]):
 
     def _lay_down(self, entry: E) -> bool:
         """The usual return: nobody waits, and there is room."""
-        if self._waiters or self._inbox or self._shedding:
+        if self._waiters or self._makers or self._inbox or self._shedding:
             self._inbox.append(entry)
             return False
         if id(entry) not in self._live:
@@ -468,8 +620,20 @@ class FairQueue(Generic[E]):
         return True
 
     def _shelve(self, entry: E) -> None:
+        ref = self._live[id(entry)]
+        turn = next(self._turns)
+        where = len(self.queue)
+        if ref.back:
+            while where and self._place(where - 1) > ref.place:
+                where -= 1
+        else:
+            ref.place = turn
         # one line, so that nothing is ever between the two
-        self._live[id(entry)].turn = next(self._turns); self.queue.append(entry)  # fmt: skip  # noqa: E501
+        ref.turn = turn; self.queue.insert(where, entry)  # fmt: skip  # noqa: E501
+
+    def _place(self, index: int) -> int:
+        ref = self._live.get(id(self.queue[index]))
+        return -1 if ref is None else ref.place
 
     def _match(self) -> None:
         """Serve who waits; set aside what is one idle entry too many."""
@@ -483,19 +647,9 @@ class FairQueue(Generic[E]):
                 self._excess.append(entry)
         if self._shedding:
             self._shed_idle()
-        while self._waiters:
-            waiter = self._waiters[0]
-            if waiter.entry is None:
-                waiter.entry = self._next()
-                if waiter.entry is None and self.closed:
-                    waiter.entry = GONE
-                if waiter.entry is None:
-                    break
-                self._waited_for(waiter)
-            # In this order: if these lines are torn apart, a waiter that
-            # was served stays in line, and is passed over the next time.
-            waiter.wake()
-            self._waiters.popleft()
+        # those who have an entry have waited for that before
+        self._serve(self._makers)
+        self._serve(self._waiters)
         while self._crowded():
             self._mark(self.queue[-1])
             self._excess.append(self.queue.pop())
@@ -503,12 +657,32 @@ class FairQueue(Generic[E]):
             self._watchers[0].wake()
             self._watchers.popleft()
 
+    def _serve(self, line: deque[Waiter]) -> None:
+        while line:
+            waiter = line[0]
+            if waiter.entry is None:
+                waiter.entry = self._find(waiter)
+                if waiter.entry is None and self.closed:
+                    waiter.entry = GONE
+                if waiter.entry is None:
+                    return
+                self._waited_for(waiter)
+            # In this order: if these lines are torn apart, a waiter that
+            # was served stays in line, and is passed over the next time.
+            waiter.wake()
+            line.popleft()
+
+    def _find(self, waiter: Waiter) -> E | None:
+        if waiter.own is None:
+            return self._next()
+        return waiter.own if self._begin(waiter.own) else None
+
     def _stays(self, entry: E) -> bool:
         if self.closed:
             return False
         if id(entry) in self._live:
             return not (self._shedding and self._leaves(entry))
-        if self.limit is not None and len(self._live) >= self.limit:
+        if not self._has_room():
             return False
         self._count(entry)
         return True
@@ -595,7 +769,8 @@ class FairQueue(Generic[E]):
             waiter.entry = GONE
             self._waited_for(waiter)
         try:
-            self._waiters.remove(waiter)
+            line = self._waiters if waiter.own is None else self._makers
+            line.remove(waiter)
         except ValueError:
             pass
 
@@ -611,7 +786,9 @@ class FairQueue(Generic[E]):
         if self._live.get(key) is ref:
             del self._live[key]
 
-    def _remove(self, entry: E) -> bool:
+    def _remove(self, entry: E, turn: int | None) -> bool:
+        if turn is not None and self.turn(entry) != turn:
+            return False
         try:
             self.queue.remove(entry)
         except ValueError:

@@ -5,6 +5,9 @@ It only schedules.  What it knows of a pool are the few verbs of
 the last.  What it is told comes through a mailbox to which anybody may
 append at any moment, a dying thread and the garbage collector included
 (``SimpleQueue.put()`` is made for that).
+
+Its helpers are started by its own thread alone, so that nothing interrupts
+that half way: who checks out only appends.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ import queue
 import threading
 import weakref
 from time import monotonic
+from time import sleep
 from typing import Any
 from typing import Callable
+from typing import NamedTuple
 from typing import Protocol
 
 from . import holder
@@ -55,6 +60,25 @@ class Tended(Protocol):
 # a thread or greenlet that held a connection has ended
 _HOLDER_ENDED = None
 
+_AT_MOST = 3600.0
+"""Seconds that it sleeps.  There are clocks that take no centuries."""
+
+_TRY_AGAIN = 1.0
+"""Seconds until another attempt to start a thread, after one failed."""
+
+
+class _Errand(NamedTuple):
+    """Mail: let a helper do this for a pool."""
+
+    owner: int
+    task: Callable[[], object]
+
+
+class _Check(NamedTuple):
+    """Mail: see to a pool's leases now."""
+
+    pool: weakref.ref[Any]
+
 
 class Reaper:
     """Calls each pool when it is time."""
@@ -73,23 +97,39 @@ class Reaper:
         self._thread: threading.Thread | None = None
         self._ident: int | None = None
         self._stopping = False
+        self._try_at = 0.0
 
     def look_after(self, pool: Any) -> bool:
         """Take a pool on; harmless if it is on already.
 
-        :return: False if that cannot be done now, as at interpreter exit.
+        :return: False if there is no thread for it now, as at interpreter
+         exit or when the system has no more of them.  What it was told
+         waits in its mailbox.
 
         """
         if pool.frequency is None:
             return True
         # when the pool is gone, its reference comes by mail once more
         self._mailbox.put(_reference(pool, self._mailbox.put))
+        return self._has_thread()
+
+    def check(self, pool: Any) -> bool:
+        """Have a pool's leases seen to at once, as somebody waits.
+
+        :return: as :meth:`.look_after` does.
+
+        """
+        self._mailbox.put(_Check(_reference(pool)))
+        return self._has_thread()
+
+    def _has_thread(self) -> bool:
         try:
-            with self._lock: self._start()  # fmt: skip
-        except RuntimeError as error:
-            log.debug("No thread for the reaper: %s", error)
+            # locked, so that it does not end meanwhile
+            with self._lock: return self._start()  # fmt: skip
+        except Exception as error:
+            self._try_at = monotonic() + _TRY_AGAIN
+            log.warning("No thread for the reaper: %s", error)
             return False
-        return True
 
     def running_here(self) -> bool:
         """Is the calling thread the reaper's?"""
@@ -97,10 +137,10 @@ class Reaper:
 
     def run_soon(self, pool: Any, errand: Callable[[], object]) -> None:
         """Anywhere, any time: have a helper do what may block."""
-        self._mailbox.put((id(pool), errand))
+        self._mailbox.put(_Errand(id(pool), errand))
 
     def submit_for(self, pool: Any) -> Submit:
-        """What gives a pool's tasks to its helpers."""
+        """What gives a pool's tasks to its helpers; in its own thread."""
         owner = id(pool)
         return lambda key, task: self._crew.submit(owner, key, task)
 
@@ -134,8 +174,13 @@ class Reaper:
         if thread is not None and thread is not threading.current_thread():
             thread.join(1.0)
 
-    def _start(self) -> None:
-        if self._thread is None and not self._stopping:
+    def _start(self) -> bool:
+        if self._stopping:
+            return False
+        if self._thread is None:
+            if monotonic() < self._try_at:
+                # it costs time to ask, and would be in vain now as well
+                return False
             # The thread enters itself into _thread.  Were that done here,
             # an interruption after start() would let a second one start.
             threading.Thread(
@@ -144,6 +189,7 @@ class Reaper:
                 name="sa_reaperpool reaper",
                 daemon=True,
             ).start()
+        return True
 
     def _run(self, mailbox: queue.SimpleQueue[Any]) -> None:
         with self._lock:
@@ -156,24 +202,32 @@ class Reaper:
                 self._step(mailbox)
             except Exception:
                 log.error("Exception in the reaper", exc_info=True)
+                # should it come again and again
+                sleep(0.1)
 
     def _done(self, mailbox: queue.SimpleQueue[Any]) -> bool:
         with self._lock:
             if mailbox is not self._mailbox:
                 return True
-            if self._stopping or (mailbox.empty() and not self._rounds):
+            idle = not (self._rounds or self._crew.understaffed)
+            if self._stopping or (idle and mailbox.empty()):
                 self._thread = self._ident = None
                 return True
             return False
 
     def _step(self, mailbox: queue.SimpleQueue[Any]) -> None:
+        pause = _TRY_AGAIN if self._crew.understaffed else _AT_MOST
         due = min(
-            min(self._rounds.values(), default=monotonic() + 3600),
-            min(self._lease_checks.values(), default=monotonic() + 3600),
+            [
+                *self._rounds.values(),
+                *self._lease_checks.values(),
+                monotonic() + pause,
+            ]
         )
         somebody_ended = self._read_mail(mailbox, due - monotonic())
         if self._stopping:
             return
+        self._crew.staff()
         now = monotonic()
         for ref, at in self._rounds.copy().items():
             try:
@@ -207,22 +261,30 @@ class Reaper:
         """Wait for mail, read all of it; did somebody end?"""
         somebody_ended = False
         try:
-            ref = mailbox.get(timeout=max(0.0, seconds))
+            mail = mailbox.get(timeout=max(0.0, seconds))
             while True:
-                if type(ref) is tuple:
-                    owner, errand = ref
-                    self._crew.submit(owner, errand, errand)
-                    # it may be the last to refer to a pool
-                    del errand
-                elif ref is _HOLDER_ENDED:
+                if mail is _HOLDER_ENDED:
                     somebody_ended = True
-                elif ref() is None:
-                    self._drop(ref)
                 else:
-                    self._rounds[ref] = monotonic()
-                ref = mailbox.get_nowait()
+                    self._read(mail)
+                # it may be the last to refer to a pool
+                del mail
+                mail = mailbox.get_nowait()
         except queue.Empty:
             return somebody_ended
+
+    def _read(self, mail: Any) -> None:
+        if type(mail) is _Errand:
+            self._crew.submit(mail.owner, mail.task, mail.task)
+        elif type(mail) is _Check:
+            for ref in self._rounds:
+                # under this very reference, with which it will be dropped
+                if ref == mail.pool:
+                    self._lease_checks[ref] = monotonic()
+        elif mail() is None:
+            self._drop(mail)
+        else:
+            self._rounds[mail] = monotonic()
 
     def _drop(self, ref: weakref.ref[Any]) -> None:
         self._rounds.pop(ref, None)

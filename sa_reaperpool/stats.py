@@ -6,6 +6,8 @@ import dataclasses
 import threading
 from collections import Counter
 from collections import deque
+from types import MappingProxyType
+from typing import Any
 from typing import Mapping
 
 
@@ -57,6 +59,16 @@ class Stats:
     idle_timeout, or flushed), ``age``, ``dead``, ``reaped``,
     ``reclaimed``, ``refreshed``, ``failed`` (invalidated), ``shutdown``
     (disposed of, or shut down), ``detached``."""
+
+    def __reduce__(self) -> Any:
+        # what cannot be changed cannot be pickled either
+        values = {**vars(self), "closed": dict(self.closed)}
+        return _stats, (type(self), values)
+
+
+def _stats(cls: type[Stats], values: dict[str, Any]) -> Stats:
+    closed = MappingProxyType(values.pop("closed"))
+    return cls(**values, closed=closed)
 
 
 class Tally:

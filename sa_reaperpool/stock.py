@@ -25,7 +25,6 @@ from .checkout import UNSET
 from .checkout import Checkout
 from .checkout import Checkouts
 from .entries import OpeningPool
-from .entries import Permit
 from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .joins import warn_of_lost
@@ -54,11 +53,6 @@ class StockedPool(OpeningPool):
         self._started = False
         self._tally = Tally()
         self._exhaustion = Exhaustion(self)
-        # there without a limit too, so that who connects already counts
-        # once there is one
-        self._gate = FairQueue(
-            Permit, _nothing, limit=self.settings.max_connecting
-        )
 
     def _new_queue(
         self, maxsize: int, max_overflow: int, use_lifo: bool
@@ -68,6 +62,7 @@ class StockedPool(OpeningPool):
             self._close_surplus,
             maxsize=maxsize,
             limit=limit_of(maxsize, max_overflow),
+            max_making=self.settings.max_connecting,
             use_lifo=use_lifo,
         )
 
@@ -101,14 +96,8 @@ class StockedPool(OpeningPool):
             inherited[0].maxsize, self.max_overflow, inherited[0].use_lifo
         )
         if shut:
-            self._close_queues()
+            self.queue.close()
         return inherited
-
-    def _close_queues(self) -> None:
-        """Lend nothing any more; wake who waits, close what is idle."""
-        self._gate.close()
-        # last, as this closes connections
-        self.queue.close()
 
     def reclaimed(self, why: str, reason: str) -> ConnectionReclaimed:
         """What the handle of a connection taken back will raise."""
@@ -156,16 +145,41 @@ class StockedPool(OpeningPool):
             checkout.entry = entry = self.queue.get(left, place)
             if entry is None:
                 raise self._unserved(place)
-        checkout.turn = self.queue.turn(entry)
-        try:
-            if entry.connected:
-                self._check_liveness(entry)
-            elif not entry.opened_at:
-                entry.get_connection()
-            return entry
-        except BaseException as error:
-            self._drop(entry, error)
-            raise
+        while True:
+            checkout.turn = self.queue.turn(entry)
+            try:
+                if self._made_fit(entry):
+                    return entry
+            except BaseException as error:
+                self._drop(entry, error)
+                raise
+            # Its connect has to wait for its turn, beside others that are
+            # open and may come back before.
+            self._prepare_to_wait()
+            checkout.entry = entry = self.queue.exchange(
+                entry, self._time_left()
+            )
+            if entry is None:
+                raise self._unserved()
+
+    def _made_fit(self, entry: Entry) -> bool:
+        """See to it that an entry can be lent.
+
+        :return: False if it has to be connected, and that is not allowed
+         now, for max_connecting.
+
+        """
+        if entry.connected and entry.outdated not in (None, "shutdown"):
+            # what was out at a dispose() is lent again, as by QueuePool
+            self._close(entry, str(entry.outdated))
+        if entry.connected:
+            self._check_liveness(entry)
+            self._be_looked_after()
+        if self.to_be_replaced(entry) and not self.queue.begin(entry):
+            return False
+        if not entry.opened_at:
+            entry.get_connection()
+        return True
 
     def _prepare_to_wait(self) -> None:
         """See whether dead holders have what this thread would wait for."""
@@ -176,8 +190,10 @@ class StockedPool(OpeningPool):
         if self.frequency is None:
             self._care.reap(now)
         elif self.has_lost() or self._care.something_is_due(now):
-            # who closes for a frozen peer is not to be this thread
-            self.tend_leases(now, reaper.submit_for(self))
+            # Who closes for a frozen peer is not to be this thread, unless
+            # there is no other.
+            if not reaper.check(self):
+                self._care.reap(now)
 
     # liveness
 
@@ -218,7 +234,7 @@ class StockedPool(OpeningPool):
             self._discard(entry, reason)
             self._wake_reaper()
         else:
-            self.queue.put(entry)
+            self.queue.put(entry, made=entry.connected)
 
     def _handle_collected(self, ref: weakref.ref[Any]) -> None:
         """The garbage collector took a handle that was not closed."""
@@ -297,7 +313,3 @@ class StockedPool(OpeningPool):
 def limit_of(size: int, max_overflow: int) -> int | None:
     """How many connections may exist at once; None for any number."""
     return None if max_overflow == -1 else size + max_overflow
-
-
-def _nothing(permit: object) -> None:
-    pass

@@ -31,11 +31,18 @@ class Place(Protocol):
 
 
 class Waiter:
-    """A thread that waits, or has waited, for an entry."""
+    """A thread that waits, or has waited, for an entry.
 
-    __slots__ = ("entry", "since", "place", "_bell")
+    :param own: the one that it has, and waits for the turn to make.
 
-    def __init__(self, place: Place | None = None) -> None:
+    :param place: who it is, and on what terms.
+
+    """
+
+    __slots__ = ("entry", "own", "place", "since", "_bell")
+
+    def __init__(self, own: Any = None, place: Place | None = None) -> None:
+        self.own = own
         self.entry: Any = None
         self.place = place
         self.since = monotonic()

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import Callable
 
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import InvalidRequestError
+
+from .adapter import AdaptedQueuePool
 
 if TYPE_CHECKING:
     from .pool import ReaperPool
@@ -48,12 +51,20 @@ class Wrapper:
 
     :param pool: whose objects to use; ``wrapper.pool`` from then on.
 
+    :raises sqlalchemy.exc.ArgumentError: that is no pool.
+
     """
 
     pool: ReaperPool
     _methods: dict[str, object]
 
     def __init__(self, pool: ReaperPool):
+        if not isinstance(pool, AdaptedQueuePool):
+            # not shown: it may be a URL, with a password
+            raise ArgumentError(
+                "Wrapper() takes a ReaperPool, and was given a "
+                f"{type(pool).__name__}"
+            )
         # where __setattr__() does not refuse
         vars(self).update(pool=pool, _methods={})
 
@@ -104,7 +115,9 @@ class Wrapper:
             value, is_method = self._use(_look, name)
             if is_method:
                 self._methods[name] = self.pool.creator
-            elif not callable(value):
+            elif not callable(value) or isinstance(value, type):
+                # A class, such as a driver's errors, is not to be called
+                # only: `except wrapper.Error`
                 return value
         return partial(self._call, name)
 
@@ -137,4 +150,6 @@ def _look(client: Any, name: str) -> tuple[Any, bool]:
     """An attribute, and whether all of the object's kind have it to call."""
     value = getattr(client, name)
     kind = getattr(type(client), name, None)
+    if isinstance(value, type):
+        return value, False
     return value, callable(value) and callable(kind)

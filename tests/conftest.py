@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -11,6 +12,17 @@ from servers import MariaDB
 from servers import PostgreSQL
 from servers import ServerError
 from sqlalchemy.engine import make_url
+
+
+def _stay_up(signum: int, frame: object) -> None:
+    pass
+
+
+# Programs that the tests start would inherit that this is ignored, as it is
+# under nohup, but not that there is a handler.
+if hasattr(signal, "SIGHUP"):
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _stay_up)
 
 
 class GivenServer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import weakref
 
 import pytest
 from rounds import Clock
@@ -82,9 +83,62 @@ def test_an_open_cursor_is_a_use(make, clock):
     assert due == clock.now + 5
     assert closed(pool) == {}
     cursor.close()
-    work(pool, clock)
+    # it may have been read a moment ago, by somebody who goes on
+    due, _ = work(pool, clock, 5)
+    assert due == clock.now + 5
+    assert closed(pool) == {}
+    work(pool, clock, 5)
     assert closed(pool) == {"reaped": 1}
     del handle
+
+
+def test_use_goes_on_after_an_open_cursor(make, clock):
+    pool = make(dead_connection_timeout=5)
+
+    def leave():
+        handle = pool.connect()
+        return handle, handle.cursor()
+
+    handle, cursor = in_ended_thread(leave)
+    for _ in range(3):
+        work(pool, clock, 5)
+    cursor.close()
+    work(pool, clock, 5)
+    # what came of the cursor took so long to look at
+    work(pool, clock, 4.9)
+    handle.cursor().close()
+    work(pool, clock, 4.9)
+    assert closed(pool) == {}
+
+
+def test_the_end_of_a_cursor_is_a_use(make, clock):
+    """One that nobody looked at between its beginning and its end."""
+    pool = make(dead_connection_timeout=5)
+
+    def leave():
+        handle = pool.connect()
+        return handle, handle.cursor()
+
+    handle, cursor = in_ended_thread(leave)
+    clock.now += 4.9
+    del cursor
+    assert work(pool, clock, 4.8)[0] == pytest.approx(clock.now + 0.2)
+    assert closed(pool) == {}
+    work(pool, clock, 0.3)
+    assert closed(pool) == {"reaped": 1}
+    del handle
+
+
+def test_a_cursor_that_is_kept_keeps_no_lease(make):
+    pool = make(reservation="explicit")
+    handle = pool.connect()
+    cursor = handle.cursor()
+    entry = weakref.ref(handle._connection_record)
+    handle.detach()
+    pool.dispose()
+    del handle
+    assert entry() is None
+    cursor.close()
 
 
 def test_a_running_command_is_a_use(make, clock, driver):
@@ -97,7 +151,9 @@ def test_a_running_command_is_a_use(make, clock, driver):
     work(pool, clock, 60)
     assert closed(pool) == {}
     Info.transaction_status = 2
-    work(pool, clock)
+    work(pool, clock, 5)
+    assert closed(pool) == {}
+    work(pool, clock, 5)
     assert closed(pool) == {"reaped": 1}
     del handle
 
@@ -115,6 +171,31 @@ def test_a_holder_whose_server_is_gone(make, clock):
     with pytest.raises(ConnectionReclaimed, match="server closed") as caught:
         handle.cursor()
     assert caught.value.reason == "dead"
+
+
+def test_a_holder_whose_server_is_gone_keeps_a_cursor_open(make, clock):
+    pool = make(dead_connection_timeout=5)
+    handle = pool.connect()
+    cursor = handle.cursor()
+    handle._connection_record.probe = lambda: Look.CLOSED
+    work(pool, clock, 5)
+    assert closed(pool) == {"dead": 1}
+    assert not cursor.closed
+
+
+def test_a_holder_whose_server_is_gone_in_a_command(make, clock, driver):
+    """It is about to hear so itself."""
+
+    class Info:
+        transaction_status = 1
+
+    pool = make(dead_connection_timeout=5)
+    handle = pool.connect()
+    driver.connections[0].info = Info()
+    handle._connection_record.probe = lambda: Look.CLOSED
+    work(pool, clock, 5)
+    assert closed(pool) == {}
+    del handle
 
 
 @pytest.mark.parametrize("look", [Look.QUIET, Look.READABLE])

@@ -119,6 +119,20 @@ def test_keepalive_is_no_use(make, clock):
     assert closed(pool) == {"idle": 1}
 
 
+@pytest.mark.parametrize("use_lifo", [False, True])
+def test_keepalive_changes_no_turns(make, clock, use_lifo):
+    pool = make(keepalive=30, use_lifo=use_lifo)
+    returned(pool, 3)
+    first, _, last = pool.idle_entries()
+    first.traffic_at += 1
+    last.traffic_at += 1
+    work(pool, clock, 30)
+    assert pool._dialect.pings == [2]
+    handles = [pool.connect() for _ in range(3)]
+    numbers = [handle.dbapi_connection.number for handle in handles]
+    assert numbers == ([3, 2, 1] if use_lifo else [1, 2, 3])
+
+
 def test_keepalive_closes_what_is_dead(make, clock):
     pool = make(keepalive=30)
     returned(pool, 2)
@@ -300,3 +314,34 @@ def test_refresh_reaches_what_is_being_opened(make, driver):
     gate.open()
     task.result().close()
     assert driver.open_ones == []
+
+
+def test_refresh_lends_nothing_that_it_is_about_to_close(make, driver):
+    pool = make()
+    returned(pool, 2)
+    gate = Gate()
+    driver.when_closed = lambda connection: connection.number == 1 and gate()
+    task = Task(pool.refresh)
+    gate.wait()
+    handle = pool.connect()
+    assert handle.dbapi_connection.number == 3
+    handle.close()
+    gate.open()
+    task.result()
+    # nor closes what took its place
+    assert open_numbers(driver) == [3]
+    assert closed(pool) == {"refreshed": 2}
+
+
+def test_flush_closes_nothing_that_was_used_meanwhile(make, driver, clock):
+    pool = make()
+    returned(pool, 2)
+    clock.now += 60
+    gate = Gate()
+    driver.when_closed = lambda connection: connection.number == 1 and gate()
+    task = Task(pool.flush, 60)
+    gate.wait()
+    pool.connect().close()
+    gate.open()
+    assert task.result() == 1
+    assert open_numbers(driver) == [2]

@@ -378,7 +378,7 @@ def test_while_checkouts_storm(driver, seed):
             task.result()
     assert len(served) == 8
     assert driver.most_open <= 6
-    assert pool.stats().waiting == pool._gate.live() == 0
+    assert pool.stats().waiting == pool.queue.making() == 0
     # a place whose connection was invalidated is kept as well
     assert len(driver.open_ones) <= pool.checkedin() <= 2
     handles = [pool.connect(timeout=0) for _ in range(3)]
@@ -455,14 +455,14 @@ def test_max_connecting_for_those_under_way(driver):
     # they count from now on
     pool.configure(max_connecting=2)
     more, others = connecting(driver, pool, 2)
-    until(lambda: pool._gate.waiting() == 2)
+    until(lambda: pool.queue.waiting() == 2)
     for place in range(2):
         gates[place].open()
         tasks[place].result()
-        assert pool._gate.waiting() == 2
+        assert pool.queue.waiting() == 2
     gates[2].open()
     tasks[2].result()
-    until(lambda: pool._gate.waiting() == 1)
+    until(lambda: pool.queue.waiting() == 1)
     assert sum(gate.reached.is_set() for gate in more) <= 1
     # and no more limit: the last one need not wait
     pool.configure(max_connecting=None)
@@ -472,7 +472,7 @@ def test_max_connecting_for_those_under_way(driver):
         gate.open()
     for task in tasks[3:] + others:
         task.result()
-    assert pool._gate.live() == 0
+    assert pool.queue.making() == 0
 
 
 def test_a_larger_max_connecting_lets_more_in_at_once(driver):
@@ -481,11 +481,11 @@ def test_a_larger_max_connecting_lets_more_in_at_once(driver):
     pool.flush()
     gates, tasks = connecting(driver, pool, 4)
     gates[0].wait()
-    until(lambda: pool._gate.waiting() == 3)
+    until(lambda: pool.queue.waiting() == 3)
     pool.configure(max_connecting=3)
     for gate in gates[:3]:
         gate.wait()
-    assert pool._gate.waiting() == 1
+    assert pool.queue.waiting() == 1
     for gate in gates:
         gate.open()
     for task in tasks:

@@ -18,12 +18,12 @@ def test_a_task_that_hangs_delays_no_other_owner():
     crew = Crew(each=2)
     gates = [Gate() for _ in range(2)]
     for key, gate in enumerate(gates):
-        assert crew.submit(1, key, gate)
+        crew.submit(1, key, gate)
     for gate in gates:
         gate.wait()
     late, others = threading.Event(), threading.Event()
-    assert crew.submit(1, "late", late.set)
-    assert crew.submit(2, "late", others.set)
+    crew.submit(1, "late", late.set)
+    crew.submit(2, "late", others.set)
     assert others.wait(PATIENCE)
     assert not late.is_set()
     gates[0].open()
@@ -49,20 +49,38 @@ def test_no_more_threads_than_an_owner_may_have():
     assert len(set(names)) == 3
 
 
-def test_a_task_is_not_queued_twice():
+def test_a_task_that_waits_is_not_queued_twice():
+    crew = Crew(each=1)
+    gate = Gate()
+    ran = []
+    crew.submit(1, "other", gate)
+    gate.wait()
+    for _ in range(3):
+        crew.submit(1, "key", lambda: ran.append(1))
+    gate.open()
+    until(lambda: not crew._threads)
+    assert ran == [1]
+    # done with, it may come again
+    crew.submit(1, "key", lambda: ran.append(2))
+    until(lambda: ran == [1, 2])
+
+
+def test_a_task_whose_like_is_being_run_runs_after_it():
+    """What that one looked at may have changed."""
     crew = Crew()
     gate = Gate()
     ran = []
-    assert crew.submit(1, "key", gate)
+    crew.submit(1, "key", gate)
     gate.wait()
-    assert not crew.submit(1, "key", lambda: ran.append(1))
-    assert crew.submit(2, "key", lambda: ran.append(2))
+    for number in range(3):
+        crew.submit(1, "key", lambda number=number: ran.append(number))
+    crew.submit(2, "key", lambda: ran.append("another owner's"))
+    until(lambda: ran)
+    assert ran == ["another owner's"]
     gate.open()
     until(lambda: not crew._threads)
-    assert ran == [2]
-    # done with, it may come again
-    assert crew.submit(1, "key", lambda: ran.append(3))
-    until(lambda: ran == [2, 3])
+    assert ran == ["another owner's", 2]
+    assert not crew._running and not crew._waiting
 
 
 def test_helpers_end_when_there_is_nothing_to_do():
@@ -73,7 +91,7 @@ def test_helpers_end_when_there_is_nothing_to_do():
     found[0].join(PATIENCE)
     assert not found[0].is_alive()
     assert not crew._threads
-    assert not crew._known
+    assert not crew._running
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt])
@@ -90,18 +108,40 @@ def test_an_error_in_a_task_is_logged_and_the_next_runs(caplog, error):
     assert "broken task" in caplog.text
 
 
+def refuse(thread):
+    raise RuntimeError("can't start new thread")
+
+
 def test_no_thread_to_be_had(monkeypatch):
     crew = Crew(each=1)
-
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-
+    ran = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
-        assert not crew.submit(1, "key", lambda: None)
-    ran = threading.Event()
-    assert crew.submit(1, "key", ran.set)
+        crew.submit(1, "key", ran.set)
+        assert crew.understaffed
+        crew.staff()
+        assert crew.understaffed
+    crew.staff()
     assert ran.wait(PATIENCE)
+    until(lambda: not crew._threads)
+    assert not crew.understaffed
+
+
+def test_no_second_thread_to_be_had(monkeypatch):
+    """The first does it all, unless it hangs."""
+    crew = Crew(each=2)
+    gate = Gate()
+    ran = threading.Event()
+    crew.submit(1, "first", gate)
+    gate.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        crew.submit(1, "second", ran.set)
+    assert crew.understaffed
+    gate.open()
+    assert ran.wait(PATIENCE)
+    until(lambda: not crew._threads)
+    assert not crew.understaffed
 
 
 def test_a_helper_keeps_nothing_alive_afterwards():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 
 import pytest
@@ -184,3 +185,43 @@ def test_one_of_return_and_reclaim_wins(pool, driver, way):
         handle.close()
     if way != "detach":
         assert len(driver.open_ones) == 1
+
+
+# pools that engines share
+
+
+def sqlite_pool(path):
+    def connect():
+        return sqlite3.connect(path, check_same_thread=False)
+
+    return ReaperPool(
+        connect, reaping_frequency=None, dead_connection_timeout=0
+    )
+
+
+def check_fencing(engine):
+    connection = in_ended_thread(engine.connect)
+    other = engine.connect()
+    assert engine.pool.reap() == 1
+    with pytest.raises(ConnectionReclaimed, match="all its holders"):
+        connection.execute(text("select 1"))
+    assert connection.invalidated
+    connection.rollback()
+    assert connection.execute(text("select 1")).scalar() == 1
+    assert not other.invalidated
+    assert other.execute(text("select 1")).scalar() == 1
+    connection.close()
+    other.close()
+
+
+def test_an_engine_on_a_pool_that_was_used_before(tmp_path):
+    pool = sqlite_pool(tmp_path / "a.db")
+    pool.connect().close()
+    check_fencing(create_engine("sqlite://", pool=pool))
+
+
+def test_two_engines_on_one_pool(tmp_path):
+    pool = sqlite_pool(tmp_path / "a.db")
+    engines = [create_engine("sqlite://", pool=pool) for _ in range(2)]
+    for engine in engines:
+        check_fencing(engine)

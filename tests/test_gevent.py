@@ -96,6 +96,28 @@ def test_one_that_died_is_reaped(tmp_path):
     ) == ("0 {'reaped': 1}")
 
 
+def test_a_raw_one_that_died_and_is_kept_is_reaped(tmp_path):
+    assert run(
+        tmp_path,
+        """
+        from greenlet import greenlet
+        from sa_reaperpool import holder
+
+        found = []
+
+        def work():
+            found.append((holder.current(), pool.connection()))
+            assert holder.current().alive
+
+        raw = greenlet(work)
+        raw.switch()
+        assert raw.dead and not found[0][0].alive
+        assert holder.current().alive
+        print(pool.reap(), dict(pool.stats().closed))
+        """,
+    ) == ("1 {'reaped': 1}")
+
+
 def test_waiting_does_not_block_the_hub(tmp_path):
     assert run(
         tmp_path,

@@ -30,6 +30,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
+from sa_reaperpool.queue import FairQueue
 from sa_reaperpool.request import REQUEST
 from sa_reaperpool.request import Request
 
@@ -82,6 +83,14 @@ class Interrupter:
         return self.trace_line
 
     def run(self, scenario):
+        # A generator has an exception state of its own.  Python 3.11 and
+        # later leave there, as the one being handled, what a trace function
+        # raised in an `except` block that returns: in the thread's own it
+        # would stay for good.
+        for _ in self._run(scenario):
+            pass
+
+    def _run(self, scenario):
         at_work.append(self)
         sys.settrace(trace_at_work)
         try:
@@ -92,6 +101,7 @@ class Interrupter:
         finally:
             sys.settrace(None)
             at_work.clear()
+        yield
 
 
 at_work: list[Interrupter] = []
@@ -193,6 +203,7 @@ def interrupt_every_line(
         interrupter.run(lambda: scenario(pool, handles))
         if interrupter.where is None:
             break
+        assert sys.exc_info() == (None, None, None), interrupter.where
         # the first lines of close() are as good as the one before the call
         if drop_exception or nth <= 4:
             interrupter.kept = None
@@ -221,6 +232,15 @@ def checkout(pool, handles):
 
 def close(pool, handles):
     handles[0].close()
+
+
+def test_interruptions_are_not_handled_for_good():
+    """Who asks for the exception being handled is not told of these."""
+    queue = FairQueue(object, object)
+    for nth in range(1, 8):
+        # returns inside of an `except` block
+        Interrupter(nth).run(queue._run_errand)
+        assert sys.exc_info() == (None, None, None)
 
 
 def test_first_checkout():
@@ -331,6 +351,37 @@ def test_reaping():
     interrupt_every_line(
         make, lambda pool, _: pool.reap(), least=60, drop_handles=False
     )
+
+
+def test_a_checkout_that_has_its_pool_looked_after(monkeypatch):
+    """Whom it wakes does it all the same, at the latest for the next one."""
+    monkeypatch.setattr("sa_reaperpool.holder._listeners", [])
+
+    def make():
+        pool, open_ones = stub_pool(
+            reaping_frequency=3600, dead_connection_timeout=0
+        )
+        handles = []
+
+        def fill_up():
+            while len(handles) < SIZE:
+                checkout(pool, handles)
+
+        thread = threading.Thread(target=fill_up)
+        thread.start()
+        thread.join()
+        return pool, open_ones, handles
+
+    def scenario(pool, handles):
+        try:
+            with contextlib.suppress(sa_reaperpool.CheckoutTimeout):
+                pool.connect(timeout=0).close()
+        finally:
+            sys.settrace(None)
+            for handle in [pool.connect(timeout=20) for _ in range(SIZE)]:
+                handle.close()
+
+    interrupt_every_line(make, scenario, least=30, drop_handles=False)
 
 
 def test_through_an_engine(tmp_path):

@@ -9,6 +9,7 @@ from sqlalchemy import event
 from stub import Driver
 from stub import Gate
 from stub import HookedLock
+from stub import StubDialect
 from stub import StubError
 from stub import Task
 from stub import in_ended_thread
@@ -316,8 +317,8 @@ def test_max_connecting_lets_the_next_in_when_one_is_done(driver):
     first = Task(pool.connect)
     gates[0].wait()
     second, third = Task(pool.connect), Task(pool.connect)
-    until(lambda: pool.stats().opening == 3)
-    assert driver.connects == 1
+    until(lambda: pool.stats().waiting == 2)
+    assert driver.connects == pool.stats().opening == 1
     gates[0].open()
     handles = [first.result()]
     gates[1].wait()
@@ -330,6 +331,57 @@ def test_max_connecting_lets_the_next_in_when_one_is_done(driver):
             failures += 1
     assert failures == 1
     assert len(handles) == 2
+
+
+def test_who_waits_for_a_turn_gets_what_comes_back(driver):
+    gate = Gate()
+    pool = a_pool(driver, pool_size=5, max_connecting=1)
+    handle = pool.connect()
+    driver.then(gate)
+    slow = Task(pool.connect)
+    gate.wait()
+    task = Task(pool.connect)
+    until(lambda: pool.stats().waiting == 1)
+    handle.close()
+    assert task.result().dbapi_connection.number == 1
+    gate.open()
+    slow.result()
+
+
+@pytest.mark.parametrize("how", ["dead", "invalidated", "recycled"])
+def test_who_has_to_reconnect_gets_what_comes_back(driver, how):
+    gate = Gate()
+    pool = a_pool(
+        driver,
+        pool_size=5,
+        max_connecting=1,
+        dialect=StubDialect(),
+        recycle=3600 if how == "recycled" else -1,
+    )
+    handles = [pool.connect() for _ in range(2)]
+    entry = handles[0]._connection_record
+    if how == "invalidated":
+        handles[0].invalidate()
+    handles[0].close()
+    entry.traffic_at = entry.starttime = 0
+    if how == "dead":
+        pool._dialect.dead.add(1)
+    driver.then(gate)
+    # in the background, as the idle one would be taken in a checkout
+    reserved = pool.queue.reserve()
+    slow = Task(reserved.get_connection)
+    gate.wait()
+    task = Task(pool.connect)
+    until(lambda: pool.stats().waiting == 1)
+    handles[1].close()
+    assert task.result().dbapi_connection.number == 2
+    # and that one is made when its turn comes
+    other = Task(pool.connect)
+    until(lambda: pool.stats().waiting == 1)
+    gate.open()
+    slow.result()
+    assert other.result()._connection_record is entry
+    assert pool.queue.making() == 0
 
 
 # the garbage collector's returns inside the queue's critical sections

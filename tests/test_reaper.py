@@ -225,6 +225,60 @@ def test_the_end_of_a_holder_wakes_it(reaper, monkeypatch):
         assert not pool.rounds.acquire(blocking=False)
 
 
+@pytest.mark.parametrize("frequency", [1e10, 1e300, 10**300])
+def test_rounds_that_come_once_in_centuries(reaper, caplog, frequency):
+    pool = Pool(frequency)
+    pool.when_tended = pool.when_checked = lambda submit: frequency
+    with caplog.at_level(logging.ERROR, "sqlalchemy.pool"):
+        settled(reaper, pool)
+        reaper.wake(pool)
+        assert pool.has_round()
+        reaper.stop()
+    assert caplog.text == ""
+    assert not pool.rounds.acquire(blocking=False)
+
+
+def test_a_check_for_who_waits(reaper):
+    pool = Pool()
+    settled(reaper, pool)
+    assert reaper.check(pool)
+    assert pool.has_check()
+    assert not pool.rounds.acquire(blocking=False)
+
+
+def test_a_check_of_a_pool_that_it_does_not_know(reaper):
+    pool, other = Pool(), Pool()
+    settled(reaper, pool)
+    reaper.check(other)
+    # it has read that by then
+    reaper.check(pool)
+    assert pool.has_check()
+    assert not reaper._lease_checks
+    assert not other.checks.acquire(blocking=False)
+
+
+def test_a_check_of_a_pool_that_is_gone_by_then(reaper):
+    other, pool = Pool(), Pool()
+    settled(reaper, other, pool)
+    round_, check = Gate(), Gate()
+    other.when_tended = lambda submit: round_()
+    reaper.wake(other)
+    round_.wait()
+    other.when_checked = lambda submit: check()
+    # mail that it reads in one go, and the other pool has its turn first
+    reaper.check(other)
+    reaper.check(pool)
+    round_.open()
+    check.wait()
+    gone = weakref.ref(pool)
+    del pool
+    assert gone() is None
+    check.open()
+    until(lambda: len(reaper._rounds) == 1)
+    # or it would be due for ever
+    assert not reaper._lease_checks
+
+
 # errors
 
 
@@ -293,6 +347,53 @@ def test_no_lock_is_held_while_a_pool_is_tended(reaper):
     Task(reaper.wake, pool).result()
     Task(reaper.holder_ended).result()
     gate.open()
+
+
+class NoThreads:
+    """Has threading start none."""
+
+    def __init__(self, monkeypatch):
+        self.asked = 0
+        self._patch = monkeypatch.context()
+        self._patch.__enter__().setattr(
+            threading.Thread, "start", lambda thread: self._refuse()
+        )
+
+    def _refuse(self):
+        self.asked += 1
+        raise RuntimeError("can't start new thread")
+
+    def over(self):
+        self._patch.__exit__(None, None, None)
+
+
+def test_no_thread_for_the_reaper(reaper, monkeypatch, caplog):
+    """It is tried again, but not every time that somebody would ask."""
+    none = NoThreads(monkeypatch)
+    pool = Pool()
+    with caplog.at_level(logging.WARNING, "sqlalchemy.pool"):
+        assert not reaper.look_after(pool)
+    assert "can't start new thread" in caplog.text
+    for _ in range(3):
+        assert not reaper.check(pool)
+    assert none.asked == 1
+    none.over()
+    until(lambda: reaper.check(pool))
+    assert pool.has_round()
+
+
+def test_no_thread_for_its_helpers(reaper, monkeypatch):
+    """The task runs once there are threads again."""
+    monkeypatch.setattr("sa_reaperpool.reaper._TRY_AGAIN", 0.01)
+    pool, ran = Pool(), threading.Event()
+    settled(reaper, pool)
+    none = NoThreads(monkeypatch)
+    pool.when_tended = lambda submit: submit("key", ran.set)
+    reaper.wake(pool)
+    until(lambda: none.asked > 3)
+    assert not ran.is_set()
+    none.over()
+    assert ran.wait(PATIENCE)
 
 
 # helpers

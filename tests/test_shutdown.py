@@ -68,7 +68,7 @@ def in_shutdown(pool, *args):
 
 def waiting(pool, count):
     tasks = [Task(pool.connect) for _ in range(count)]
-    until(lambda: pool.queue.waiting() + pool._gate.waiting() == count)
+    until(lambda: pool.queue.waiting() == count)
     return tasks
 
 
@@ -616,7 +616,7 @@ def test_in_the_middle_of_a_storm(driver):
             for task in tasks:
                 task.result()
             assert driver.open_ones == []
-            assert pool.queue.live() == pool._gate.live() == 0
+            assert pool.queue.live() == pool.queue.making() == 0
             pool = pool.recreate()
     assert driver.most_open <= 4
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import threading
 
 import pytest
@@ -225,3 +227,24 @@ def test_what_is_lent_again_after_a_dispose_is_in_use(driver):
     assert shown(pool, "in_use", "idle", "opening") == (1, 0, 0)
     again.close()
     assert shown(pool, "in_use", "idle", "opening") == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda stats: pickle.loads(pickle.dumps(stats)),
+        lambda stats: dataclasses.replace(stats),
+    ],
+)
+def test_a_snapshot_can_be_sent_elsewhere(driver, duplicate):
+    pool = a_pool(driver)
+    pool.connect().close()
+    pool.flush()
+    stats = pool.stats()
+    other = duplicate(stats)
+    assert other == stats
+    assert other.closed == {"idle": 1}
+    with pytest.raises(TypeError):
+        other.closed["idle"] = 2

@@ -9,6 +9,7 @@ from rounds import Clock
 from sqlalchemy import create_engine
 from sqlalchemy.exc import TimeoutError as SQLAlchemyTimeout
 from stub import Driver
+from stub import StubDialect
 from stub import StubError
 from stub import Task
 from stub import until
@@ -150,34 +151,42 @@ def test_none_waits_for_as_long_as_it_takes(driver, how):
     task.result().close()
 
 
-class TurnToConnect:
-    """All turns are taken; how long each queue was to wait for, in order."""
+class NoTurnToConnect:
+    """Nobody may connect; how long each was to wait, in order."""
 
     def __init__(self, pool, clock, monkeypatch):
         self.asked = []
-        self.taken = pool._gate.get_nowait()
-        wait_for_a_slot = pool.queue.get
+        self.when_first_asked = lambda: None
+        pool.queue.allow_making(0)
+        wait = pool.queue._wait
 
-        def get_slot(timeout, place=None):
+        def wait_a_little(waiter, timeout, line_up):
             self.asked.append(timeout)
-            clock.now += 9
-            self.when_slot_awaited()
-            return wait_for_a_slot(timeout)
-
-        def get_turn(timeout):
-            self.asked.append(timeout)
+            if len(self.asked) == 1:
+                clock.now += 9
+                self.when_first_asked()
+                return wait(waiter, timeout, line_up)
             clock.now += max(timeout, 0)
+            return wait(waiter, 0, line_up)
 
-        monkeypatch.setattr(pool.queue, "get", get_slot)
-        monkeypatch.setattr(pool._gate, "get", get_turn)
+        monkeypatch.setattr(pool.queue, "_wait", wait_a_little)
 
 
 def test_time_limit_covers_the_turn_to_connect(driver, monkeypatch):
     clock = Clock(monkeypatch)
-    pool = a_pool(driver, pool_size=1, timeout=10, max_connecting=1)
+    pool = ReaperPool(
+        driver.connect, 1, 0, 10, max_connecting=1, dialect=StubDialect()
+    )
     handle = pool.connect()
-    turn = TurnToConnect(pool, clock, monkeypatch)
-    turn.when_slot_awaited = handle.detach
+    entry = handle._connection_record
+    turn = NoTurnToConnect(pool, clock, monkeypatch)
+
+    def give_back_a_dead_one():
+        handle.close()
+        entry.traffic_at = 0
+        pool._dialect.dead.add(1)
+
+    turn.when_first_asked = give_back_a_dead_one
     with pytest.raises(CheckoutTimeout) as caught:
         pool.connect()
     assert turn.asked == [10, 1]
@@ -189,9 +198,10 @@ def test_time_limit_is_none_of_an_earlier_checkouts(driver, monkeypatch):
     pool = a_pool(driver, timeout=10, max_connecting=1, min_idle=1)
     handle = pool.connect()
     clock.now += 3600
-    turn = TurnToConnect(pool, clock, monkeypatch)
+    turn = NoTurnToConnect(pool, clock, monkeypatch)
+    turn.asked.append("for nothing")
     for open_one in (pool.wait_ready, pool.connect):
         with pytest.raises(CheckoutTimeout):
             open_one()
-    assert turn.asked == [10, 10]
+    assert turn.asked[1:] == [10, 10]
     handle.close()

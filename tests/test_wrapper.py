@@ -8,6 +8,7 @@ import pytest
 from clients import Client
 from clients import Service
 from clients import a_pool
+from sqlalchemy.exc import ArgumentError
 from stub import Gate
 from stub import Task
 from stub import switching_often
@@ -25,6 +26,9 @@ class Store(Client):
     handler = None
     during = staticmethod(lambda: None)
 
+    class Error(Exception):
+        """As DBAPI connections have theirs."""
+
     def __init__(self, service, number):
         super().__init__(service, number)
         self.values = {}
@@ -39,6 +43,9 @@ class Store(Client):
 
     def fail(self):
         raise ZeroDivisionError
+
+    def fail_itself(self):
+        raise self.Error("that is why")
 
     def info(self):
         return f"about {self.number}"
@@ -184,6 +191,16 @@ def test_an_attribute_that_is_a_function_here_and_a_value_there(one):
     assert one.handler == 5
 
 
+def test_a_class_is_one(one):
+    assert one.Error is Store.Error
+    # now known, as a method would be
+    for _ in range(2):
+        with pytest.raises(one.Error, match="that is why"):
+            one.fail_itself()
+    assert isinstance(one.Error("x"), one.Error)
+    assert one.pool.checkedout() == 0
+
+
 def test_another_creators_objects_are_looked_at_anew(one):
     class Other(Client):
         get = "a value"
@@ -199,6 +216,13 @@ def test_attributes_cannot_be_set(one):
     with pytest.raises(AttributeError, match="'pool' cannot be set"):
         one.pool = None
     assert one.port == 6379
+
+
+@pytest.mark.parametrize("given", [Store, None, "redis://me:s3cret@host"])
+def test_only_a_pool_is_wrapped(given):
+    with pytest.raises(ArgumentError, match="takes a ReaperPool") as caught:
+        Wrapper(given)
+    assert "s3cret" not in str(caught.value)
 
 
 # what Python looks for on the class
