@@ -295,9 +295,14 @@ def test_retirement_at_return():
     interrupt_every_line(make, close, least=50)
 
 
-def test_timed_out_checkout():
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"on_deadlock": "raise"}, {"max_waiting": 0}],
+    ids=str,
+)
+def test_checkout_that_gets_nothing(options):
     def make():
-        pool, open_ones = stub_pool()
+        pool, open_ones = stub_pool(**options)
         return pool, open_ones, [pool.connect() for _ in range(SIZE)]
 
     def scenario(pool, handles):
