@@ -124,7 +124,8 @@ class Entry(_ConnectionRecord):
     """The fraction by which its max_age and keepalive are shortened."""
 
     outdated: str | None = None
-    """Why it is not to be used any longer: ``refreshed``, ``shutdown``."""
+    """Why it is not to be used any longer: ``refreshed``, ``shutdown``, or
+    why it was taken back."""
 
     lent_at: float = 0.0
     """When it was last checked out; 0 once it was returned."""

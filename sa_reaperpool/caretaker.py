@@ -225,8 +225,7 @@ class Caretaker:
                 if handle is not None:
                     adapter.fence(handle, pool.reclaimed(why, reason))
                 pool.give_up(lease.entry, lease.turn)
-                if connection is not None:
-                    pool.close_raw(connection)
+                pool.close_without_telling(lease.entry, connection, reason)
             raise
 
     def give_back(self, lease: Lease, why: str) -> None:
@@ -300,7 +299,11 @@ class Caretaker:
         self, entry: Entry, reason: str, error: ConnectionReclaimed
     ) -> None:
         pool = self._pool
-        pool.explain_close(entry, _COUNTED.get(reason, reason))
+        counted = _COUNTED.get(reason, reason)
+        pool.explain_close(entry, counted)
+        # If an event's listener raises before the close, SQLAlchemy returns
+        # it all the same; it is not to be lent then.
+        entry.outdated = counted
         connection = entry.dbapi_connection
         try:
             if connection is not None and pool.may_look_into(connection):
@@ -311,9 +314,7 @@ class Caretaker:
                 "Exception while a connection was taken back\n%s",
                 traceback.format_exc(),
             )
-            # an event's listener may have raised before the close
-            if entry.dbapi_connection is connection is not None:
-                pool.close_raw(connection)
+            pool.close_without_telling(entry, connection, counted)
 
     def _story(self, lease: Lease, why: str) -> str:
         now = monotonic()

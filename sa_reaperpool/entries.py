@@ -255,11 +255,22 @@ class OpeningPool(AdaptedQueuePool):
         try:
             self._close(entry, reason)
         except BaseException:
-            if connection is not None:
-                self.close_raw(connection)
+            self.close_without_telling(entry, connection, reason)
             raise
         finally:
             self.queue.discard(entry)
+
+    def close_without_telling(
+        self, entry: Entry, connection: Any, reason: str
+    ) -> None:
+        """Close what an event's listener has kept from being closed.
+
+        The entry forgets it first, so that nobody closes it once more.
+        """
+        if connection is not None and entry.dbapi_connection is connection:
+            entry.dbapi_connection = None
+            self._reasons[id(connection)] = reason
+            self.close_raw(connection)
 
     def give_up(self, entry: Entry, turn: int) -> None:
         """Close an entry that an interrupted line had, and free its slot.
