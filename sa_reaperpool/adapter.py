@@ -537,13 +537,12 @@ class AdaptedQueuePool(QueuePool):
     def _close_connection(
         self, connection: Any, *, terminate: bool = False
     ) -> None:
-        try:
-            if self._closer is None:
-                super()._close_connection(connection, terminate=terminate)
-            else:
-                self._close_its_own_way(self._closer, connection)
-        finally:
-            self._closed(connection, terminate)
+        if self._closer is None:
+            super()._close_connection(connection, terminate=terminate)
+        else:
+            self._close_its_own_way(self._closer, connection)
+        # not if that was interrupted: it may not have come to it
+        self._closed(connection, terminate)
 
     def _close_its_own_way(
         self, closer: Callable[[Any], object], connection: Any

@@ -241,13 +241,15 @@ class OpeningPool(AdaptedQueuePool):
     def _close(self, entry: Entry, reason: str) -> None:
         """Close an entry's connection; the entry keeps its slot."""
         if entry.connected:
-            self.explain_close(entry, reason)
-            key = id(entry.dbapi_connection)
+            connection = entry.dbapi_connection
             try:
+                self.explain_close(entry, reason)
                 entry.close()
+            except BaseException:
+                self.close_without_telling(entry, connection, reason)
+                raise
             finally:
-                # in case that an event's listener raised before the close
-                self._reasons.pop(key, None)
+                self._reasons.pop(id(connection), None)
 
     def _discard(self, entry: Entry, reason: str) -> None:
         """Close an entry's connection and free its slot."""
@@ -263,11 +265,18 @@ class OpeningPool(AdaptedQueuePool):
     def close_without_telling(
         self, entry: Entry, connection: Any, reason: str
     ) -> None:
-        """Close what an event's listener has kept from being closed.
+        """Close what a listener, or an interruption, kept from being closed.
 
-        The entry forgets it first, so that nobody closes it once more.
+        The entry forgets it first, so that nobody closes it once more.  For
+        an entry that has forgotten it, a reason that was not asked for so
+        far tells that it was not closed.
         """
-        if connection is not None and entry.dbapi_connection is connection:
+        if connection is None:
+            return
+        if (
+            entry.dbapi_connection is connection
+            or id(connection) in self._reasons
+        ):
             entry.dbapi_connection = None
             self._reasons[id(connection)] = reason
             self.close_raw(connection)
