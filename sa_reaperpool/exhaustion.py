@@ -388,7 +388,7 @@ class Exhaustion:
         """Was a circle the reason, for most of the time that was waited?"""
         circle = place.circle
         if circle is None:
-            circle = self._circle(place, Waiter(place))
+            circle = self._circle(place, Waiter(place=place))
             return circle is not None and self._stands(circle)
         leases = self._pool._leases
         if circle.over is None:
