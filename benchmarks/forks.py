@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -153,8 +154,9 @@ class Parent:
 
     def stop(self, patience: float) -> None:
         self.stopping = True
+        deadline = time.monotonic() + patience
         for thread in self.threads:
-            thread.join(patience)
+            thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 self.result.parent_errors["a thread hangs"] += 1
 
@@ -191,6 +193,8 @@ class Parent:
 
 def child(engine: Engine, number: int) -> dict[str, Any]:
     """What a child does and tells."""
+    # which comes sooner or later in any program
+    gc.collect()
     writers = [
         Writer(engine, f"child{number}.{thread}")
         for thread in range(CHILD_THREADS)
@@ -288,6 +292,9 @@ def measure(url: str, arguments: argparse.Namespace) -> Result:
     with observer.begin() as connection:
         connection.execute(text(f"DROP TABLE IF EXISTS {TABLE}"))
         connection.execute(text(f"CREATE TABLE {TABLE} (row text)"))
+    # all that the pool may have
+    for opened in [engine.connect() for _ in range(arguments.size)]:
+        opened.close()
     result = Result()
     parent = Parent(engine, arguments.threads, result)
     committed: set[str] = set()
@@ -323,9 +330,11 @@ def measure(url: str, arguments: argparse.Namespace) -> Result:
         rows = connection.scalars(text(f"SELECT row FROM {TABLE}")).all()
         result.rows = len(rows)
         result.lost = len(committed.difference(rows))
-    engine.dispose()
-    with observer.begin() as connection:
-        connection.execute(text(f"DROP TABLE {TABLE}"))
+    if result.clean:
+        # else somebody may be using them, or have locked it, for ever
+        engine.dispose()
+        with observer.begin() as connection:
+            connection.execute(text(f"DROP TABLE {TABLE}"))
     return result
 
 
