@@ -184,7 +184,8 @@ class StockedPool(OpeningPool):
 
         """
         if entry.connected and entry.outdated not in (None, "shutdown"):
-            # what was out at a dispose() is lent again, as by QueuePool
+            # Who is to replace it has not closed it yet.  What was out at a
+            # dispose() is lent again, as by QueuePool.
             self._close(entry, str(entry.outdated))
         if entry.connected:
             self._check_liveness(entry)
@@ -213,10 +214,6 @@ class StockedPool(OpeningPool):
 
     def _check_liveness(self, entry: Entry) -> None:
         """See to it that a dead connection is replaced, not handed out."""
-        if entry.outdated == "refreshed":
-            # who refreshes has not closed it yet
-            self._close(entry, "refreshed")
-            return
         if self.settings.liveness != "passive" or not self.has_dialect:
             return
         if self._seems_alive(entry) or self.suspect(entry):
