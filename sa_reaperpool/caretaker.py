@@ -164,8 +164,12 @@ class Caretaker:
                 return True
             told = self._description(lease)
             error = pool.reclaimed(self._story(lease, why), reason)
+            level = lease.level
+            lost = [] if level is None else level.reservation.lost()
             adapter.fence(handle, error)
             self._close_and_tell(lease.entry, reason, error, told)
+            taken = None
+            warn_of_lost(lost)
             return True
         except BaseException:
             if taken is not None:

@@ -35,6 +35,9 @@ What may be done, and by whom:
 
 Levels whose handles were dropped are closed by whatever is done next.
 
+Of text, SAVEPOINT and its kin are noted, and what would end an outer's
+work is refused; who has nobody below may end his own transaction by it.
+
 Only the reservation's own thread executes (:class:`.NotOwner`); other
 threads may close and roll back, so all of this is done under a lock of the
 reservation's, which nobody else waits for.  A line that is interrupted in
@@ -48,11 +51,14 @@ import itertools
 import threading
 import warnings
 import weakref
+from collections.abc import Iterator
 from collections.abc import MutableMapping
+from contextlib import contextmanager
 from typing import Any
 from typing import Callable
 from typing import NoReturn
 
+from . import cursors
 from . import holder
 from . import liveness
 from . import transactions
@@ -92,6 +98,8 @@ class Reservation:
     ):
         self.owner = holder.current()
         self.two_phase = False
+        self.parted = False
+        """Was the connection taken out of the pool, by who has it alone?"""
         self._leases = leases
         self._handle = handle
         self._name = name
@@ -174,10 +182,34 @@ class Reservation:
         return inner
 
     def _join_again(self, level: Level) -> Level | None:
+        if self.inside(level):
+            return self._new_level(level.handle, here())
+        return None
+
+    def inside(self, level: Level) -> bool:
+        """Would this level's work be inside of newer ones'?"""
+        with self._lock: self._settle()  # fmt: skip
+        return bool(self.begun) and self.begun[-1].number > level.number
+
+    def open_block(self, outer: Level) -> Level:
+        """A level for a block of a handle's own (blocks.py).
+
+        :raises JoinOrder: it is not the handle's turn.
+
+        :raises JoinEnded: what it works in is gone.
+
+        """
+        with self._lock: inner = self._open_block(outer)  # fmt: skip
+        return inner
+
+    def _open_block(self, outer: Level) -> Level:
+        self._check(outer)
         self._settle()
-        if not self.begun or self.begun[-1].number <= level.number:
-            return None
-        return self._new_level(level.handle, here())
+        self._check(outer)
+        self._check_turn(outer)
+        inner = self._new_level(outer.handle, here())
+        inner.inside = outer
+        return inner
 
     def _new_level(self, handle: weakref.ref[Any], line: str) -> Level:
         level = Level(self, next(self._numbers), line)
@@ -186,6 +218,15 @@ class Reservation:
         return level
 
     # statements
+
+    def look(self, level: Level) -> None:
+        """See whether this level may go on, at its turn.
+
+        :raises JoinEnded: what it works in is gone.
+
+        """
+        if level.ended or level.lost or self._torn or self.lease is None:
+            with self._lock: self._check(level)  # fmt: skip
 
     def before_statement(self, level: Level) -> None:
         """Make way for a statement by this level.
@@ -197,6 +238,8 @@ class Reservation:
         """
         stack = self.begun
         if stack and stack[-1] is level and not (self._torn or self.pending):
+            return
+        if self.parted:
             return
         with self._lock: self._before_statement(level)  # fmt: skip
 
@@ -232,18 +275,37 @@ class Reservation:
         if self.begun:
             self._refuse_unfit(lease, connection)
             name = f"reaper_join_{next(self._savepoints)}"
-            self._send(transactions.savepoint, connection, name)
+            try:
+                self._send(transactions.savepoint, connection, name)
+            except Exception as error:
+                if not transactions.statement_in_progress(error):
+                    raise
+                self._refuse(f"a statement on it is not finished: {error}")
             level.savepoint = name
         self.begun.append(level)
         self._torn = False
 
     def _find_hidden(self, level: Level, connection: Any) -> None:
-        """Another level may have executed, through a cursor it has kept."""
-        if len(self._levels) > 1 and liveness.in_transaction(connection):
-            for other in reversed(self._levels):
-                if other is not level and other.cursors():
-                    self.begun.append(other)
-                    return
+        """Another level may have executed what was not seen here.
+
+        Through the raw connection, or a cursor that could not be checked.
+        """
+        if len(self._levels) < 2 or not self._is_begun(connection):
+            return
+        for other in reversed(self._levels):
+            if other is not level and (
+                other.exposed
+                or not all(map(cursors.checked, other.cursors()))
+            ):
+                self.begun.append(other)
+                return
+
+    def _is_begun(self, connection: Any) -> bool | None:
+        rows = transactions.rows_changed(connection)
+        if rows is not None:
+            # its driver may be in a transaction always, or late
+            return rows != self._rows
+        return liveness.in_transaction(connection)
 
     # ends of transactions
 
@@ -275,10 +337,43 @@ class Reservation:
             self._send(connection.commit)
         else:
             self._send(transactions.release, connection, level.savepoint)
-            self.begun[-2].provisional.append(here())
+            self._hand_down(level, self.begun[-2])
         self.begun.pop()
         self._go_on(level, lease)
         self._torn = False
+
+    def _hand_down(self, level: Level, below: Level) -> None:
+        """What a level has committed is that of the one below now."""
+        if level.inside is below:
+            # its own handle's, and no other's commit
+            below.wrote = below.wrote or level.wrote
+            below.provisional += level.provisional
+        else:
+            below.provisional.append(here())
+
+    def ended_by_text(self, level: Level, undone: bool) -> None:
+        """The lowest level's transaction was, by a statement of its own.
+
+        :param undone: was it rolled back?
+
+        """
+        with self._lock: lines = self._ended_below(level)  # fmt: skip
+        warn_of_lost(lines if undone else [])
+
+    def _ended_below(self, level: Level) -> list[str]:
+        """The connection's real transaction is over.
+
+        :return: the lines whose commits went with it.
+
+        """
+        lease = self.lease
+        connection = None if lease is None else lease.entry.dbapi_connection
+        if connection is not None:
+            self._note_writes(connection)
+        lines = _provisional(self.begun)
+        del self.begun[:]
+        level.clear()
+        return lines
 
     def roll_back(self, level: Level) -> None:
         """Undo this level's work, and all above it."""
@@ -329,9 +424,8 @@ class Reservation:
         else:
             transactions.roll_back_to(connection, savepoint)
         del self.begun[len(self.begun) - len(levels) :]
-        lines = []
+        lines = _provisional(levels)
         for level in levels:
-            lines += [] if level.wrote else level.provisional
             level.clear()
             level.lost = f"{by} rolled back"
         self._torn = False
@@ -407,13 +501,51 @@ class Reservation:
             transactions.roll_back_to(
                 lease.entry.dbapi_connection, str(joins[0].savepoint)
             )
-        undone = stack if undoes else joins
-        return [
-            line
-            for level in undone
-            if not level.wrote
-            for line in level.provisional
-        ]
+        return _provisional(stack if undoes else joins)
+
+    def drop(self, lease: Lease, why: str) -> list[str]:
+        """The connection is closed, whatever was done on it; it ends for all.
+
+        :return: as :meth:`.finish`.
+
+        """
+        with self._lock: lines = self._drop(lease, why)  # fmt: skip
+        return lines
+
+    def _drop(self, lease: Lease, why: str) -> list[str]:
+        try:
+            self._note_writes(lease.entry.dbapi_connection)
+        except Exception:
+            # it may be closed, or be another thread's
+            pass
+        for level in self._levels[1:]:
+            level.ended = f"{self.base} {why} at {here()}"
+        del self._levels[1:]
+        JOINED.pop(id(lease.entry.dbapi_connection), None)
+        lines = _provisional(self.begun)
+        del self.begun[:]
+        return lines
+
+    def lost(self) -> list[str]:
+        """What would be undone now.
+
+        For who takes the connection away, and can't wait for its thread.
+        """
+        return _provisional(list(self.begun))
+
+    def part(self, lease: Lease) -> None:
+        """The base takes the connection out of the pool, for itself."""
+        JOINED.pop(id(lease.entry.dbapi_connection), None)
+        self.parted = True
+
+    def parted_end(self) -> list[str]:
+        """Its transaction is over, after that.
+
+        :return: the lines whose commits went, if it was rolled back.
+
+        """
+        with self._lock: lines = self._ended_below(self.base)  # fmt: skip
+        return lines
 
     def two_phase_over(self) -> None:
         """The base's two-phase transaction was committed or rolled back."""
@@ -430,6 +562,33 @@ class Reservation:
         """
         if level is not self.base or self.joined:
             self._refuse(f"{what} would change it for all who share it")
+
+    @contextmanager
+    def change(self, level: Level, what: str) -> Iterator[None]:
+        """For a block that changes the rules.
+
+        Some drivers roll back or commit before they do.
+
+        :raises JoinRefused: as :meth:`.refuse_change`.
+
+        """
+        self.refuse_change(level, what)
+        yield
+        lease = self.lease
+        connection = None if lease is None else lease.entry.dbapi_connection
+        if self.begun and liveness.in_transaction(connection) is False:
+            kept = transactions.is_sqlite(connection)
+            with self._lock: lines = self._ended_below(level)  # fmt: skip
+            warn_of_lost([] if kept else lines)
+
+    def refuse_text(self, level: Level, what: str) -> NoReturn:
+        """Refuse what would end the work of those below."""
+        raise JoinRefused(
+            f"{what.capitalize()} is refused for {level}, since it would "
+            "end more than its own work; use the handle's commit() and "
+            "rollback(), or savepoints of its own",
+            self._name,
+        )
 
     def refuse_if_joined(self, what: str) -> None:
         """Refuse what would take the connection away from joins.
@@ -471,6 +630,11 @@ class Reservation:
 
     def raise_ended(self, level: Level) -> NoReturn:
         """Say why this level can do nothing any more."""
+        base = self._handle()
+        state = {} if base is None else vars(base)
+        if "reclaimed" in state:
+            state["told"] = True
+            raise state["reclaimed"].again()
         why = level.ended or f"{self.base} ended"
         raise JoinEnded(f"The end of {level}: {why}", self._name)
 
@@ -548,11 +712,22 @@ class Reservation:
 
     def _note_writes(self, connection: Any) -> None:
         rows = transactions.rows_changed(connection)
-        if self.begun and not self.begun[-1].wrote:
-            self.begun[-1].wrote = (
-                rows != self._rows or self.begun[-1].cursors_wrote()
-            )
+        if self.begun and rows != self._rows:
+            self.begun[-1].wrote = True
         self._rows = rows
+
+
+def _provisional(levels: list[Level]) -> list[str]:
+    """The lines whose commits are lost with these levels' work.
+
+    Whose own work is lost with it has wanted that.
+    """
+    return [
+        line
+        for level in levels
+        if not level.wrote
+        for line in level.provisional
+    ]
 
 
 def warn_of_lost(lines: list[str]) -> None:

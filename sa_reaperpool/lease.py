@@ -269,6 +269,11 @@ def called_by_sqlalchemy(depth: int) -> bool:
     return sys._getframe(depth).f_code.co_filename.startswith(_SQLALCHEMY)
 
 
+def called_here(depth: int) -> bool:
+    """Is the frame that many calls up one of this package's?"""
+    return sys._getframe(depth).f_code.co_filename.startswith(_HERE)
+
+
 def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:
     """Is SQLAlchemy just handling such an error, that it will raise on?
 

@@ -287,10 +287,13 @@ class with_connection:
     """The thread's reserved connection of an engine's pool, for a block.
 
     Gives an :class:`sqlalchemy.Connection`.  Nested blocks get the same
-    one; the outermost closes it, and releases the reservation if it made
-    that.  It shares the DBAPI connection with what the pool's own calls
-    give, as a join: inside a block of :meth:`.ReaperPool.with_connection`,
-    say, it never commits or undoes what was begun there.
+    one, unless somebody else has uncommitted work in between: inside of a
+    session's, say, it is another one, whose work is inside of the session's.
+    Who made it closes it, and releases the reservation if that was made.
+
+    It shares the DBAPI connection with what the pool's own calls give, as a
+    join: inside a block of :meth:`.ReaperPool.with_connection`, say, it
+    never commits or undoes what was begun there.
 
     :param engine: one with a :class:`.ReaperPool`.
 
@@ -308,6 +311,7 @@ class with_connection:
         self._engine = engine
         self._source = pool
         self._mine: Connection | None = None
+        self._outer: Connection | None = None
         self._made: Any = None
 
     def __enter__(self) -> Connection:
@@ -315,13 +319,18 @@ class with_connection:
         known = own.connections
         if known is None:
             known = own.connections = {}
-        connection = known.get(self._engine)
-        if connection is None or connection.closed:
-            connection = self._connect()
-            known[self._engine] = self._mine = connection
-        return connection
+        connection: Connection | None = known.get(self._engine)
+        if connection is not None and connection.closed:
+            connection = None
+        if connection is not None and not _inside_of_others(connection):
+            return connection
+        self._outer = connection
+        self._mine = mine = self._connect()
+        known[self._engine] = mine
+        return mine
 
     def _connect(self) -> Connection:
+        """A new one, on what the thread has reserved."""
         before = self._source.own().reserved
         handle = self._source.connection()
         if handle is not before:
@@ -347,7 +356,10 @@ class with_connection:
         own = self._source.own()
         known = own.connections or {}
         if known.get(self._engine) is self._mine:
-            del known[self._engine]
+            if self._outer is None:
+                del known[self._engine]
+            else:
+                known[self._engine] = self._outer
         self._mine = None
         mine.close()
         if self._made is not None and own.reserved is self._made:
@@ -381,6 +393,19 @@ def _release_all(pools: list[ReservingPool]) -> Iterator[bool]:
             # the failure of one is not to keep the others
             deque(_release_all(pools[number:]), maxlen=0)
             raise
+
+
+def _inside_of_others(connection: Connection) -> bool:
+    """Would its statements be inside of newer uncommitted work?
+
+    Or refused, since what it was joined to has ended?
+    """
+    if connection.invalidated:
+        return False
+    level = guards.level_of(connection.connection)
+    if level is None:
+        return False
+    return bool(level.ended) or level.reservation.inside(level)
 
 
 def _untold(handle: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
 
+from sa_reaperpool import ProvisionalCommitLost
 from sa_reaperpool import ReaperPool
 
 
@@ -92,7 +94,9 @@ class Bench:
     def renew(self) -> None:
         """Take another engine, whatever the old one's connection does."""
         pool: Any = self.engine.pool
-        pool.disconnect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProvisionalCommitLost)
+            pool.disconnect()
         pool.release_connection()
         self.engine.dispose()
         self.engine = self._make_engine()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import ExitStack
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from joins_bench import Bench
 
 from sa_reaperpool import guards
 from sa_reaperpool import transactions
+from sa_reaperpool import writes
 from sa_reaperpool.joins import Reservation
 from sa_reaperpool.level import Level
 
@@ -156,4 +158,9 @@ def warns_always() -> Any:
 @mutant
 def warns_of_late_writes() -> Any:
     """What an outer writes after an inner commit is not counted as such."""
-    return mock.patch.object(Reservation, "_note_writes", _nothing)
+    stack = ExitStack()
+    stack.enter_context(
+        mock.patch.object(Reservation, "_note_writes", _nothing)
+    )
+    stack.enter_context(mock.patch.object(writes, "WRITE", writes.OTHER))
+    return stack

@@ -27,6 +27,7 @@ import sqlalchemy.pool
 from sqlalchemy import create_engine
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from stub import execute
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
@@ -425,8 +426,8 @@ def test_end_of_a_request(reservation):
         token = REQUEST.set(request)
         try:
             with pool.with_connection() as handle:
-                handle.cursor().close()
-            pool.connection().cursor().close()
+                execute(handle)
+            execute(pool.connection())
             request.end()
         finally:
             sys.settrace(None)
@@ -440,11 +441,11 @@ def test_end_of_a_request(reservation):
 def test_joins():
     def use(pool, handles):
         with connected(pool, handles) as outer:
-            outer.cursor().close()
+            execute(outer)
             with connected(pool, handles) as inner:
-                inner.cursor().close()
+                execute(inner)
                 inner.commit()
-                inner.cursor().close()
+                execute(inner)
                 inner.rollback()
             outer.rollback()
 
@@ -455,9 +456,9 @@ def test_a_block_inside_of_a_joins_work():
     def use(pool, handles):
         with pool.with_connection():
             with connected(pool, handles) as inner:
-                inner.cursor().close()
+                execute(inner)
                 with pool.with_connection() as handle:
-                    handle.cursor().close()
+                    execute(handle)
                     handle.commit()
                 inner.commit()
 
