@@ -608,7 +608,11 @@ class Reservation:
     def _refuse_unfit(self, lease: Lease, connection: Any) -> None:
         if transactions.autocommits(connection):
             self._refuse("it is in AUTOCOMMIT, where no savepoint holds")
-        if transactions.unfinished(lease.cursors()):
+        # psycopg, being told more while it streams or copies, would wait for
+        # itself
+        if liveness.running(connection) or (
+            transactions.unfinished(lease.cursors())
+        ):
             self._refuse("an unbuffered result on it is not read to its end")
 
     # within
