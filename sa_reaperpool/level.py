@@ -20,6 +20,7 @@ from . import transactions
 from . import writes
 from .blocks import Block
 from .large import Large
+from .lease import connection_calling
 from .writes import Statement
 
 if TYPE_CHECKING:
@@ -105,6 +106,10 @@ class Level:
 
     def commit_refused(self) -> None:
         """A Connection's commit was; it takes its transaction for ended."""
+        if self.user is None:
+            # it has executed nothing so far
+            user = connection_calling()
+            self.user = None if user is None else weakref.ref(user)
         self.failed = self.reservation.pending = True
 
     def rolled_back(self) -> bool:
@@ -113,7 +118,6 @@ class Level:
         It says nothing to its handle then.
         """
         if not self.failed or self.user is None:
-            # One that has executed nothing is known by its next begin().
             return False
         return not _pending(self.user(), "get_transaction")
 
