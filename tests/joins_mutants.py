@@ -14,6 +14,7 @@ from unittest import mock
 
 from joins_bench import Bench
 
+from sa_reaperpool import cursors
 from sa_reaperpool import guards
 from sa_reaperpool import transactions
 from sa_reaperpool import writes
@@ -164,3 +165,30 @@ def warns_of_late_writes() -> Any:
     )
     stack.enter_context(mock.patch.object(writes, "WRITE", writes.OTHER))
     return stack
+
+
+@mutant
+def kept_cursors_just_execute() -> Any:
+    """Whose turn it is, is asked when a cursor is taken, and not again."""
+    stack = ExitStack()
+    stack.enter_context(
+        mock.patch.object(
+            cursors, "make", lambda cursor, level, args, kw: cursor(*args)
+        )
+    )
+    stack.enter_context(
+        mock.patch.object(cursors, "checked", lambda cursor: False)
+    )
+    return stack
+
+
+@mutant
+def invalidated_in_silence() -> Any:
+    """What is invalidated loses what joins have committed, in silence."""
+    drop = Reservation.drop
+
+    def and_forget(*args: Any) -> list[str]:
+        drop(*args)
+        return []
+
+    return mock.patch.object(Reservation, "drop", and_forget)

@@ -128,7 +128,7 @@ class World:
 
     def _tell(self, actor: Actor, verb: str) -> None:
         arguments: tuple[int, ...] = ()
-        if verb in ("insert", "add"):
+        if verb in ("insert", "late_insert", "add"):
             self._rows += 1
             arguments = (self._rows,)
         self._compare(
