@@ -360,6 +360,13 @@ class Reservation:
         with self._lock: lines = self._ended_below(level)  # fmt: skip
         warn_of_lost(lines if undone else [])
 
+    def begun_by_text(self, level: Level) -> None:
+        """More was sent after that, and may have begun the next one."""
+        lease = self.lease
+        connection = None if lease is None else lease.entry.dbapi_connection
+        if liveness.in_transaction(connection) is not False:
+            self.before_statement(level)
+
     def _ended_below(self, level: Level) -> list[str]:
         """The connection's real transaction is over.
 

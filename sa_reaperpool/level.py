@@ -196,9 +196,11 @@ class Level:
 
     def sent(self, statements: list[Statement]) -> None:
         """These were, and have succeeded."""
-        for kind, name in statements:
+        for statement in statements:
+            kind, name = statement
             if kind == "write":
-                self.wrote = True
+                # unless that is committed by now
+                self.wrote = self in self.reservation.begun
             elif kind == "savepoint":
                 self.marks.pop(name, None)
                 self.marks[name] = len(self.provisional)
@@ -209,6 +211,8 @@ class Level:
                     self.reservation.roll_back_to(self, mark)
             elif kind in ("commit", "rollback"):
                 self.reservation.ended_by_text(self, kind == "rollback")
+                if statement is not statements[-1]:
+                    self.reservation.begun_by_text(self)
 
     def _forget_marks(self, name: str, keep: bool) -> None:
         """A savepoint is released, or all that came after it."""
@@ -308,8 +312,14 @@ class Level:
         def call(*args: Any, **kw: Any) -> Any:
             level = home.active
             level.use()
-            with level.reservation.change(level, name):
-                return found(*args, **kw)
+            reservation = level.reservation
+            with reservation.change(level, name):
+                result = found(*args, **kw)
+                if name == "tpc_begin":
+                    reservation.two_phase = True
+                elif name in ("tpc_commit", "tpc_rollback"):
+                    reservation.two_phase_over()
+            return result
 
         return call
 

@@ -32,6 +32,7 @@ from .checkout import UNSET
 from .checkout import Own
 from .checkout import PartsOwn
 from .errors import NotCheckedOut
+from .errors import ProvisionalCommitLost
 from .joins import Reservation
 from .lease import Lease
 from .request import REQUEST
@@ -279,8 +280,16 @@ class ReservingPool(StockedPool):
         for entry in self.queue.entries():
             entry.outdated = entry.outdated or "refreshed"
         self._epoch += 1
+        told: list[ProvisionalCommitLost] = []
         for lease in list(self._leases.values()):
-            self.take_back(lease, "disconnected", "disconnect() was called")
+            try:
+                why = "disconnect() was called"
+                self.take_back(lease, "disconnected", why)
+            except ProvisionalCommitLost as warning:
+                # which is an error here; the others are closed all the same
+                told.append(warning)
+        if told:
+            raise told[0]
 
 
 class with_connection:

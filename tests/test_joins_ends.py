@@ -340,3 +340,51 @@ def test_the_isolation_level_of_a_join_that_ended(engine):
         join.get_isolation_level()
 
 
+
+
+# what ends more than one thing
+
+
+def test_disconnect_closes_all_though_a_warning_is_an_error(tmp_path, rows):
+    engine = make_engine(tmp_path)
+    pool = engine.pool
+    pool.configure(pool_size=2)
+    outer = pool.connect()
+    read(outer)
+    commit_a_join(pool)
+    others = []
+
+    def hold():
+        others.append(pool.connect())
+        read(others[0])
+
+    assert in_a_thread(hold) == []
+    with pytest.raises(ProvisionalCommitLost):
+        pool.disconnect()
+    for handle in (outer, others[0]):
+        with pytest.raises(ConnectionReclaimed):
+            read(handle)
+    assert rows() == []
+    engine.dispose()
+
+
+def test_a_script_with_a_transaction_of_its_own(pool, rows):
+    base = pool.connect()
+    base.executescript("BEGIN; INSERT INTO t (x) VALUES (1);")
+    with closing(pool.connect()) as join:
+        join.execute("INSERT INTO t (x) VALUES (2)")
+        join.rollback()
+    base.commit()
+    base.close()
+    assert rows() == [1]
+
+
+def test_a_script_that_wrote_is_over(pool, rows):
+    base = pool.connect()
+    base.executescript("INSERT INTO t (x) VALUES (1);")
+    read(base)
+    commit_a_join(pool)
+    with pytest.warns(ProvisionalCommitLost):
+        base.rollback()
+    base.close()
+    assert rows() == [1]

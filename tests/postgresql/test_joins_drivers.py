@@ -510,6 +510,36 @@ def test_a_change_of_rules_that_rolls_back(pool2, rows, insert):
     assert rows() == [2]
 
 
+def test_several_statements_that_begin_anew(pool2, rows, table, insert):
+    outer = pool2.connect()
+    execute(outer, f"COMMIT; BEGIN; INSERT INTO {table} VALUES (1)")
+    with closing(pool2.connect()) as join:
+        insert(join, 2)
+        join.rollback()
+    outer.commit()
+    execute(outer, f"COMMIT; INSERT INTO {table} VALUES (3)")
+    with closing(pool2.connect()) as join:
+        insert(join, 4)
+        join.commit()
+    assert rows() == [1, 3, 4]
+    outer.close()
+
+
+@pytest.mark.parametrize("end", ["tpc_commit", "tpc_rollback"])
+def test_two_phases_of_a_drivers_own(pool, rows, insert, end):
+    outer = pool.connect()
+    outer.tpc_begin(outer.xid(1, "reaperpool", end))
+    insert(outer, 1)
+    with pytest.raises(JoinRefused, match="two-phase"):
+        pool.connect()
+    getattr(outer, end)()
+    with closing(pool.connect()) as join:
+        insert(join, 2)
+        join.commit()
+    outer.close()
+    assert rows() == ([1, 2] if end == "tpc_commit" else [2])
+
+
 @pytest.mark.parametrize("end", ["invalidate", "detach", "remove"])
 def test_an_outer_that_takes_it_away(pool, rows, insert, end):
     outer = pool.connect()
