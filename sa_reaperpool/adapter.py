@@ -90,11 +90,11 @@ from .handle import Noting
 from .handle import Parted
 from .handle import Refusing
 from .handle import raise_if_reclaimed
-from .joins import warn_of_lost
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import called_by_sqlalchemy
 from .lease import called_here
+from .lost import warn_of_lost
 
 if TYPE_CHECKING:
     from .queue import FairQueue

@@ -21,10 +21,10 @@ from . import upkeep
 from .adapter import Entry
 from .errors import ConnectionReclaimed
 from .errors import PoolShutdown
-from .joins import warn_of_lost
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
+from .lost import warn_of_lost
 from .reaper import reaper
 
 if TYPE_CHECKING:

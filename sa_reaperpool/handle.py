@@ -13,10 +13,10 @@ from typing import NoReturn
 
 from .errors import ConnectionReclaimed
 from .errors import JoinError
-from .joins import warn_of_lost
 from .lease import Lease
 from .lease import called_by_sqlalchemy
 from .lease import caught_by_sqlalchemy
+from .lost import warn_of_lost
 
 if TYPE_CHECKING:
     from .level import Level

@@ -27,8 +27,8 @@ from .checkout import Checkouts
 from .entries import OpeningPool
 from .entries import Permit
 from .errors import ConnectionReclaimed
-from .joins import warn_of_lost
 from .lease import Lease
+from .lost import warn_of_lost
 from .options import Settings
 from .queue import FairQueue
 from .reaper import Submit
