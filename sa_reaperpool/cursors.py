@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from typing import Any
@@ -30,39 +31,60 @@ if TYPE_CHECKING:
 Method = Callable[..., Any]
 
 _levels: weakref.WeakKeyDictionary[Any, Level] = weakref.WeakKeyDictionary()
-"""Whose a cursor is: its handle's first level."""
+"""Whose a cursor is, its handle's first level, if it has no slot for that."""
 
-_derived: dict[type, type] = {}
+_derived: dict[tuple[type, bool], type] = {}
 _classes: set[type] = set()
 # those of whose instances the class can't be changed
 _fixed: set[type] = set()
+# what plain connections, of these classes, make if they are told nothing
+_plain: dict[type, tuple[type, str]] = {}
 
 
 def make(
-    cursor: Method, level: Level, args: tuple[Any, ...], kw: dict[str, Any]
+    connection: Any, level: Level, args: tuple[Any, ...], kw: dict[str, Any]
 ) -> Any:
-    """Have a driver's connection make a cursor, and have it checked.
-
-    :param cursor: the connection's method.
-
-    """
-    made = cursor(*args, **kw)
+    """Have a driver's connection make a cursor, and have it checked."""
+    plain = None if args or kw else _plain.get(type(connection))
+    if plain and not getattr(connection, "cursor_factory", None):
+        kind, name = plain
+        cursor: Any = connection.cursor(**{name: kind})
+        cursor.reaper_level = level
+        return cursor
+    made = connection.cursor(*args, **kw)
     if adopt(made, level):
         return made
     place = _place_of_factory(type(made))
-    if place is not None:
-        position, name = place
-        kw = {**kw, name: _derive(type(made))}
-        args = args[:position] + args[position + 1 :]
-        try:
-            checked = cursor(*args, **kw)
-        except TypeError:
-            # a connection class of the user's, with a cursor() of its own
-            return made
-        if type(checked) in _classes:
-            _levels[checked] = level
-            return checked
-    return made
+    return made if place is None else (
+        _make_again(connection, level, made, place, args, kw)
+    )
+
+
+def _make_again(
+    connection: Any,
+    level: Level,
+    made: Any,
+    place: tuple[int, str],
+    args: tuple[Any, ...],
+    kw: dict[str, Any],
+) -> Any:
+    """One of a class of which this has to be from its beginning."""
+    position, name = place
+    kind = _derive(type(made), slot=True)
+    others = args[:position] + args[position + 1 :]
+    try:
+        cursor: Any = connection.cursor(*others, **{**kw, name: kind})
+    except TypeError:
+        # a connection class of the user's, with a cursor() of its own
+        return made
+    if not checked(cursor):
+        return made
+    cursor.reaper_level = level
+    module = type(connection).__module__
+    if not args and not kw and module == type(made).__module__:
+        if not getattr(connection, "cursor_factory", None):
+            _plain[type(connection)] = kind, name
+    return cursor
 
 
 def adopt(cursor: Any, level: Level) -> bool:
@@ -76,7 +98,7 @@ def adopt(cursor: Any, level: Level) -> bool:
         return False
     if kind not in _classes:
         try:
-            cursor.__class__ = _derive(kind)
+            cursor.__class__ = _derive(kind, slot=False)
         except TypeError:
             # written in C, or with a metaclass of its own
             _fixed.add(kind)
@@ -100,24 +122,36 @@ def _place_of_factory(kind: type) -> tuple[int, str] | None:
     return None
 
 
-def _derive(kind: type) -> type:
-    derived = _derived.get(kind)
+def _derive(kind: type, slot: bool) -> type:
+    """A class of cursors that ask.
+
+    :param slot: has it a place for the level?  What is to become one of
+     these after it was made cannot get one.
+
+    """
+    derived = _derived.get((kind, slot))
     if derived is None:
         # To whoever looks it is the same class.
         body: dict[str, Any] = {
-            "__slots__": (),
+            "__slots__": ("reaper_level",) if slot else (),
             "__module__": kind.__module__,
             "__qualname__": kind.__qualname__,
             "__doc__": kind.__doc__,
         }
+        whose = _slot if slot else _levels.get
         for name, wrap in _METHODS.items():
             method = getattr(kind, name, None)
             if method is not None:
-                body[name] = wrap(method)
+                body[name] = wrap(method, whose)
         derived = type(kind)(kind.__name__, (kind,), body)
         _classes.add(derived)
-        derived = _derived.setdefault(kind, derived)
+        derived = _derived.setdefault((kind, slot), derived)
     return derived
+
+
+def _slot(cursor: Any) -> Level | None:
+    # it may execute while it is being made
+    return getattr(cursor, "reaper_level", None)
 
 
 # what is asked before
@@ -135,11 +169,11 @@ def _text(cursor: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
     return text
 
 
-def _by_text(cursor: Any, args: Any, kw: Any) -> list[Statement]:
+def _by_text(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
     return writes.statements(_text(cursor, args, kw))
 
 
-def _by_script(cursor: Any, args: Any, kw: Any) -> list[Statement]:
+def _by_script(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
     found = _by_text(cursor, args, kw)
     return found if not commits_before_scripts(cursor) else [
         writes.COMMIT,
@@ -153,22 +187,23 @@ def commits_before_scripts(cursor: Any) -> bool:
     return not isinstance(mode, bool)
 
 
-def _writes(cursor: Any, args: Any, kw: Any) -> list[Statement]:
+def _writes(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
     return [writes.WRITE]
 
 
-def _unknown(cursor: Any, args: Any, kw: Any) -> list[Statement]:
+def _unknown(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
     return [writes.OTHER]
 
 
-Reader = Callable[[Any, Any, Any], "list[Statement]"]
+Reader = Callable[[Any, Any, Any], Sequence[Statement]]
+Whose = Callable[[Any], "Level | None"]
 
 
-def _asking(read: Reader) -> Callable[[Method], Method]:
-    def wrap(method: Method) -> Method:
+def _asking(read: Reader) -> Callable[[Method, Whose], Method]:
+    def wrap(method: Method, whose: Whose) -> Method:
         @functools.wraps(method)
         def call(cursor: Any, *args: Any, **kw: Any) -> Any:
-            level = _levels.get(cursor)
+            level = whose(cursor)
             if level is None:
                 return method(cursor, *args, **kw)
             level = level.active
@@ -183,12 +218,12 @@ def _asking(read: Reader) -> Callable[[Method], Method]:
     return wrap
 
 
-def _streaming(method: Method) -> Method:
+def _streaming(method: Method, whose: Whose) -> Method:
     """A generator function: it executes when the first row is asked for."""
 
     @functools.wraps(method)
     def stream(cursor: Any, *args: Any, **kw: Any) -> Iterator[Any]:
-        level = _levels.get(cursor)
+        level = whose(cursor)
         if level is not None:
             level = level.active
             sent = _by_text(cursor, args, kw)
@@ -199,13 +234,13 @@ def _streaming(method: Method) -> Method:
     return stream
 
 
-def _within(method: Method) -> Method:
+def _within(method: Method, whose: Whose) -> Method:
     """A context manager: it executes when its block is entered."""
 
     @contextmanager
     @functools.wraps(method)
     def block(cursor: Any, *args: Any, **kw: Any) -> Iterator[Any]:
-        level = _levels.get(cursor)
+        level = whose(cursor)
         if level is None:
             with method(cursor, *args, **kw) as entered:
                 yield entered
@@ -220,7 +255,7 @@ def _within(method: Method) -> Method:
     return block
 
 
-_METHODS: dict[str, Callable[[Method], Method]] = {
+_METHODS: dict[str, Callable[[Method, Whose], Method]] = {
     "execute": _asking(_by_text),
     "executemany": _asking(_by_text),
     "executescript": _asking(_by_script),

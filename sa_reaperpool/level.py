@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Sequence
 from types import BuiltinMethodType
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -179,7 +180,7 @@ class Level:
     def statement(self) -> None:
         self.reservation.before_statement(self)
 
-    def sending(self, statements: list[Statement]) -> None:
+    def sending(self, statements: Sequence[Statement]) -> None:
         """These are about to be sent.
 
         :raises JoinOrder: it is not this level's turn.
@@ -187,15 +188,25 @@ class Level:
         :raises JoinRefused: they would end what is not this level's.
 
         """
-        self.use()
-        self.statement()
+        reservation = self.reservation
+        lease = reservation.lease
+        if lease is not None:
+            lease.touch()
+            reservation.before_statement(self)
+        else:
+            # over, or no more of the pool's business
+            self.use()
+        if statements is writes.READS:
+            return
         if self.savepoint is not None:
             for kind, name in statements:
                 if kind in _ENDS or kind in _TO and name not in self.marks:
                     self.reservation.refuse_text(self, kind)
 
-    def sent(self, statements: list[Statement]) -> None:
+    def sent(self, statements: Sequence[Statement]) -> None:
         """These were, and have succeeded."""
+        if statements is writes.READS:
+            return
         for statement in statements:
             kind, name = statement
             if kind == "write":
@@ -237,7 +248,7 @@ class Level:
             self.statement()
         else:
             self.use()
-        cursor = cursors.make(connection.cursor, self.home, args, kw)
+        cursor = cursors.make(connection, self.home, args, kw)
         if not begins and not cursors.checked(cursor):
             self.statement()
         self.watch(cursor)

@@ -10,6 +10,7 @@ many is better than one too few.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -35,6 +36,8 @@ class Statement(NamedTuple):
 WRITE = Statement("write")
 OTHER = Statement("other")
 COMMIT = Statement("commit")
+READS: Sequence[Statement] = [OTHER]
+"""What is found most often, always the same object."""
 
 _FIRST_WORD = re.compile(r"\s*([A-Za-z]+)")
 # words after which there is nothing more to look at
@@ -78,7 +81,7 @@ _ENDS = [
 ]
 
 
-def statements(text: Any) -> list[Statement]:
+def statements(text: Any) -> Sequence[Statement]:
     """What a text does that is given to a cursor.
 
     :param text: str or bytes; whatever else it is, it tells nothing.
@@ -87,16 +90,16 @@ def statements(text: Any) -> list[Statement]:
     if isinstance(text, (bytes, bytearray)):
         text = text.decode("utf-8", "replace")
     if not isinstance(text, str):
-        return [OTHER]
+        return READS
     match = _FIRST_WORD.match(text)
     if match and ";" not in text:
         word = match[1].upper()
         if word in _PLAIN:
-            return [WRITE if word in WRITES else OTHER]
+            return [WRITE] if word in WRITES else READS
     text = _HIDING.sub(_hidden, text)
     return [
         _statement(part) for part in text.split(";") if part.strip()
-    ] or [OTHER]
+    ] or READS
 
 
 def _hidden(match: re.Match[str]) -> str:

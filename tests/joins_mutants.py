@@ -173,7 +173,7 @@ def kept_cursors_just_execute() -> Any:
     stack = ExitStack()
     stack.enter_context(
         mock.patch.object(
-            cursors, "make", lambda cursor, level, args, kw: cursor(*args)
+            cursors, "make", lambda connection, *args: connection.cursor()
         )
     )
     stack.enter_context(

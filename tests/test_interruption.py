@@ -367,7 +367,7 @@ def explicit_again(pool):
     pool.settings = dataclasses.replace(pool.settings, reservation="explicit")
 
 
-def reserving(use, **options):
+def reserving(use, drop_exception=False, **options):
     """Interrupt what reserves; nothing is reserved after it."""
 
     def scenario(pool, handles):
@@ -384,7 +384,10 @@ def reserving(use, **options):
             explicit_again(pool)
 
     interrupt_every_line(
-        lambda: (*stub_pool(**options), []), scenario, least=60
+        lambda: (*stub_pool(**options), []),
+        scenario,
+        least=60,
+        drop_exception=drop_exception,
     )
 
 
@@ -505,3 +508,16 @@ def test_an_interrupted_join_keeps_all_or_nothing(tmp_path):
     interrupt_every_line(make, scenario, least=200)
     assert [each for each in found if each not in ([], [(1,), (2,)])] == []
     assert found.count([]) > 100 and found.count([(1,), (2,)]) > 20
+
+
+@pytest.mark.parametrize("verb", ["invalidate", "detach"])
+def test_a_reservation_that_takes_its_connection_away(verb):
+    def use(pool, handles):
+        handle = pool.connection()
+        handles.append(handle)
+        execute(handle)
+        getattr(handle, verb)()
+        handle.close()
+
+    # as in test_invalidate_and_detach()
+    reserving(use, drop_exception=True)
