@@ -169,12 +169,17 @@ def _text(cursor: Any, args: tuple[Any, ...], kw: dict[str, Any]) -> Any:
     return text
 
 
-def _by_text(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
+def by_text(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
+    """What a method does that takes a statement, by that.
+
+    :param cursor: or the connection, whose method it is.
+
+    """
     return writes.statements(_text(cursor, args, kw))
 
 
 def _by_script(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
-    found = _by_text(cursor, args, kw)
+    found = by_text(cursor, args, kw)
     return found if not commits_before_scripts(cursor) else [
         writes.COMMIT,
         *found,
@@ -226,7 +231,7 @@ def _streaming(method: Method, whose: Whose) -> Method:
         level = whose(cursor)
         if level is not None:
             level = level.active
-            sent = _by_text(cursor, args, kw)
+            sent = by_text(cursor, args, kw)
             level.sending(sent)
             level.sent(sent)
         yield from method(cursor, *args, **kw)
@@ -246,7 +251,7 @@ def _within(method: Method, whose: Whose) -> Method:
                 yield entered
             return
         level = level.active
-        sent = _by_text(cursor, args, kw)
+        sent = by_text(cursor, args, kw)
         level.sending(sent)
         with method(cursor, *args, **kw) as entered:
             level.sent(sent)
@@ -256,12 +261,12 @@ def _within(method: Method, whose: Whose) -> Method:
 
 
 _METHODS: dict[str, Callable[[Method, Whose], Method]] = {
-    "execute": _asking(_by_text),
-    "executemany": _asking(_by_text),
+    "execute": _asking(by_text),
+    "executemany": _asking(by_text),
     "executescript": _asking(_by_script),
     # PostgreSQL's drivers make a SELECT of it, MySQL's a CALL
     "callproc": _asking(_unknown),
-    "copy_expert": _asking(_by_text),
+    "copy_expert": _asking(by_text),
     "copy_from": _asking(_writes),
     "copy_to": _asking(_unknown),
     "stream": _streaming,

@@ -273,10 +273,13 @@ class Level:
         if not isinstance(found, _METHODS):
             return found
         home = self.home
-        if name in transactions.EXECUTE:
-            return self._executing(name, found)
         if name in transactions.CHANGE_RULES:
             return self._changing(name, found)
+        if not hasattr(type(found.__self__), "cursor"):
+            # no DBAPI connection, and no transactions on it
+            return _first(home.use_active, found)
+        if name in transactions.EXECUTE:
+            return self._executing(name, found)
         if name in transactions.OPEN_LARGE:
             return lambda *args, **kw: Large(
                 _first(home.begin, found)(*args, **kw), home
@@ -305,8 +308,7 @@ class Level:
                 # which does no other
                 cursor = level.new_cursor(connection, (), {}, False)
                 return getattr(cursor, name)(*args, **kw)
-            text = args[0] if args else next(iter(kw.values()), None)
-            sent = writes.statements(text)
+            sent = cursors.by_text(connection, args, kw)
             level.sending(sent)
             result = found(*args, **kw)
             level.sent(sent)

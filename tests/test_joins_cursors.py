@@ -550,3 +550,22 @@ def test_what_an_outer_did_on_its_raw_connection_is_its_own(pool, rows):
     assert rows() == [1]
     join.close()
     outer.close()
+
+
+def test_what_is_no_dbapi_connection_has_no_turns():
+    class Client:
+        def query(self, *args):
+            return args
+
+        pipeline = execute = transaction = query
+
+    pool = ReaperPool(Client, 1, 0, reset_on_return=None, reservation="thread")
+    with pool.connect() as outer, pool.connect() as join:
+        for handle in (outer, join, outer):
+            assert handle.query("ROLLBACK") == ("ROLLBACK",)
+            assert handle.execute(1) == handle.pipeline(1) == (1,)
+            assert handle.transaction(1) == (1,)
+            assert handle.driver_connection is outer.driver_connection
+        (error,) = in_a_thread(join.query)
+        assert isinstance(error, NotOwner)
+    assert pool.stats().idle == 1

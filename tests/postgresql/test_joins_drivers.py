@@ -295,6 +295,9 @@ def test_composed_statements_are_read_as_well(pool2, pool3):
             with closing(pool.connect()) as join:
                 with pytest.raises(JoinRefused):
                     execute(join, made)
+                if pool is pool3:
+                    with pytest.raises(JoinRefused):
+                        join.execute(made)
 
 
 def test_batches(pool2, rows, table, insert):
