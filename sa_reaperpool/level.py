@@ -307,6 +307,9 @@ class Level:
             if transactions.is_sqlite(connection):
                 # which does no other
                 cursor = level.new_cursor(connection, (), {}, False)
+                lease = level.reservation.lease
+                if lease is not None:
+                    lease.watch(cursor)
                 return getattr(cursor, name)(*args, **kw)
             sent = cursors.by_text(connection, args, kw)
             level.sending(sent)

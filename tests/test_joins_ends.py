@@ -6,9 +6,12 @@ import warnings
 from contextlib import closing
 
 import pytest
+from sqlalchemy import Column
+from sqlalchemy import Integer
 from sqlalchemy import event
 from sqlalchemy import text
 from sqlalchemy.orm import Session
+from sqlalchemy.orm import declarative_base
 from test_joins_cursors import engine as engine
 from test_joins_cursors import in_a_thread
 from test_joins_cursors import insert
@@ -259,6 +262,26 @@ def test_savepoints_on_a_bare_reservation(engine, pool, rows):
     assert rows() == [1, 3]
     pool.release_connection()
     assert rows() == [1, 3]
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_a_session_that_has_not_flushed_is_no_outer(
+    engine, pool, rows, flushed
+):
+    class Row(declarative_base()):
+        __tablename__ = "t"
+        x = Column(Integer, primary_key=True)
+
+    with Session(engine) as session:
+        session.add(Row(x=1))
+        if flushed:
+            session.flush()
+        with pool.with_connection() as job:
+            job.execute("INSERT INTO t (x) VALUES (2)")
+            job.commit()
+        assert rows() == ([] if flushed else [2])
+        session.rollback()
+    assert rows() == ([] if flushed else [2])
 
 
 # with_connection(engine)
