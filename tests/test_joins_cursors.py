@@ -569,3 +569,50 @@ def test_what_is_no_dbapi_connection_has_no_turns():
         (error,) = in_a_thread(join.query)
         assert isinstance(error, NotOwner)
     assert pool.stats().idle == 1
+
+
+class Plain(sqlite3.Connection):
+    """One whose cursors cannot be had in another class."""
+
+    def cursor(self):
+        return super().cursor()
+
+
+def test_cursors_that_cannot_be_checked(tmp_path, rows):
+    engine = make_engine(tmp_path, connect_args={"factory": Plain})
+    pool = engine.pool
+    joins = []
+
+    def join():
+        joins.append(engine.connect())
+        insert(joins[-1], 100)
+        return 1
+
+    table = Table(
+        "t", MetaData(), Column("x", Integer), Column("y", default=join)
+    )
+    with engine.connect() as outer:
+        # SQLAlchemy's statements are seen all the same
+        with pytest.raises(JoinOrder):
+            outer.execute(table.insert(), {"x": 1})
+        joins[0].close()
+        insert(outer, 2)
+        outer.commit()
+        with engine.connect() as other:
+            with pytest.raises(JoinRefused):
+                insert(outer, 3)
+                insert(other, 4)
+                other.exec_driver_sql("ROLLBACK")
+        outer.commit()
+    assert rows() == [2, 3]
+    # others count as begun when they are taken
+    base = pool.connection()
+    cursor = base.cursor()
+    with engine.begin() as connection:
+        insert(connection, 5)
+    assert rows() == [2, 3]
+    cursor.execute("INSERT INTO t (x) VALUES (6)")
+    base.commit()
+    pool.release_connection()
+    assert rows() == [2, 3, 5, 6]
+    engine.dispose()

@@ -411,3 +411,24 @@ def test_a_script_that_wrote_is_over(pool, rows):
         base.rollback()
     base.close()
     assert rows() == [1]
+
+
+@pytest.mark.parametrize("commits", [False, True])
+def test_a_connection_that_is_detached(engine, pool, rows, commits):
+    connection = engine.connect()
+    connection.execute(text("SELECT x FROM t")).all()
+    commit_a_join(pool)
+    connection.detach()
+    with connection.begin_nested():
+        connection.execute(text("SELECT x FROM t")).all()
+    assert pool.stats().in_use == 0
+    if commits:
+        connection.commit()
+        connection.close()
+    else:
+        with pytest.warns(ProvisionalCommitLost):
+            connection.close()
+    assert rows() == ([2] if commits else [])
+    with engine.begin() as connection:
+        insert(connection, 3)
+    assert rows()[-1:] == [3]
