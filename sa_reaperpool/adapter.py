@@ -88,13 +88,17 @@ from . import fork
 from . import liveness
 from . import process
 from .errors import ConnectionReclaimed
+from .handle import Dead
 from .handle import Joining
 from .handle import Noting
+from .handle import Parted
 from .handle import Refusing
 from .handle import raise_if_reclaimed
-from .joins import warn_of_lost
 from .lease import Lease
 from .lease import LeaseInfo
+from .lease import called_by_sqlalchemy
+from .lease import called_here
+from .lost import warn_of_lost
 
 if TYPE_CHECKING:
     from .queue import FairQueue
@@ -191,7 +195,11 @@ class Handle(Noting, _ConnectionFairy):
         lease = self.__dict__.get("lease")
         if lease is not None:
             lease.taken_out()
-        return _dbapi_connection_slot.__get__(self)
+        connection = _dbapi_connection_slot.__get__(self)
+        if lease is not None and lease.level is not None:
+            if not _called_from_within(2):
+                lease.level.expose(connection)
+        return connection
 
     @dbapi_connection.setter
     def dbapi_connection(self, connection: Any) -> None:
@@ -199,8 +207,12 @@ class Handle(Noting, _ConnectionFairy):
 
     @property
     def driver_connection(self) -> Any:  # type: ignore[override]
-        self.lease.taken_out()
-        return _driver_connection.__get__(self)
+        lease = self.lease
+        lease.taken_out()
+        connection = _driver_connection.__get__(self)
+        if lease.level is not None and not _called_from_within(2):
+            lease.level.expose(connection)
+        return connection
 
     @property
     def is_valid(self) -> bool:
@@ -246,21 +258,34 @@ class Handle(Noting, _ConnectionFairy):
             _ConnectionFairy.invalidate(self, e, soft=True)
             return
         lease = self.__dict__.get("lease")
+        lost: list[str] = []
         try:
             if _end(self):
+                if lease is not None and lease.level is not None:
+                    lost = lease.level.reservation.drop(
+                        lease, "was invalidated"
+                    )
                 _ConnectionFairy.invalidate(self, e)
         except BaseException:
             _let_go(self, lease)
             raise
+        warn_of_lost(lost)
 
     def detach(self) -> None:
         lease = self.__dict__.get("lease")
-        if lease is not None and lease.level is not None:
-            # outside of what ends it: a refusal leaves all as it is
-            lease.level.reservation.refuse_if_joined("detach()")
+        level = None if lease is None else lease.level
+        if level is not None:
+            # either leaves all as it is
+            level.reservation.check_owner()
+            level.reservation.refuse_if_joined("detach()")
         try:
             if _end(self):
+                if lease is not None and level is not None:
+                    level.reservation.part(lease)
                 _ConnectionFairy.detach(self)
+                if level is not None:
+                    self.__dict__["level"] = level.reservation.base
+                    self.__class__ = PartedHandle  # type: ignore[assignment]
         except BaseException:
             _let_go(self, lease)
             raise
@@ -291,7 +316,12 @@ def finish_joins(lease: Lease, pool: AdaptedQueuePool) -> list[str]:
     """
     if lease.level is None:
         return []
-    undoes = pool._reset_on_return is _base.reset_rollback
+    # A listener is for who resets in a way of his own, instead of by one of
+    # the pool's; it is taken for one that does not commit.
+    undoes = pool._reset_on_return is _base.reset_rollback or (
+        bool(pool.dispatch.reset)
+        and pool._reset_on_return is not _base.reset_commit
+    )
     return lease.level.reservation.finish(lease, undoes)
 
 
@@ -326,6 +356,20 @@ class ReclaimedHandle(Refusing, _ConnectionFairy):
         pass
 
 
+class PartedHandle(Parted, _ConnectionFairy):
+    """What a reserved handle is once it was detached."""
+
+    __slots__ = ()
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        reservation = self.level.reservation
+        self.__class__ = _ConnectionFairy  # type: ignore[assignment]
+        commits = self._pool._reset_on_return is _base.reset_commit
+        lost = reservation.parted_end()
+        _ConnectionFairy._checkin(self, transaction_was_reset)
+        warn_of_lost([] if commits else lost)
+
+
 _NOBODY: Any = SimpleNamespace()
 """What a join that was closed is joined to."""
 
@@ -356,11 +400,28 @@ class Join(Joining, _ConnectionFairy):
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]
-        return self.base.dbapi_connection if self.is_valid else None
+        base = self.base
+        if self.is_valid:
+            connection = _dbapi_connection_slot.__get__(base)
+            return self._taken(connection, _called_from_within(2))
+        if called_by_sqlalchemy(2):
+            if isinstance(base, ReclaimedHandle):
+                return Dead(base)
+            self.level.refuse()
+        return None
 
     @property
     def driver_connection(self) -> Any:  # type: ignore[override]
-        return self.base.driver_connection if self.is_valid else None
+        if not self.is_valid:
+            return None
+        connection = _driver_connection.__get__(self.base)
+        return self._taken(connection, _called_from_within(2))
+
+    def _taken(self, connection: Any, by_others: bool) -> Any:
+        self.base.lease.taken_out()
+        if not by_others:
+            self.level.expose(connection)
+        return connection
 
     @property
     def is_valid(self) -> bool:
@@ -430,6 +491,15 @@ def _no_finaliser(fairy: Any) -> None:
         fairy._finalizer.detach()
     else:
         _strong_refs.pop(weakref.ref(fairy), None)
+
+
+def _called_from_within(depth: int) -> bool:
+    """Is it SQLAlchemy or this package that takes the raw connection?
+
+    The one to look at it, or to set its isolation level, the other to do
+    what it then notes.
+    """
+    return called_by_sqlalchemy(depth + 1) or called_here(depth + 1)
 
 
 def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:

@@ -22,10 +22,10 @@ from .adapter import Entry
 from .cancel import end_command
 from .errors import ConnectionReclaimed
 from .errors import PoolShutdown
-from .joins import warn_of_lost
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
+from .lost import warn_of_lost
 from .reaper import reaper
 
 if TYPE_CHECKING:
@@ -214,8 +214,12 @@ class Caretaker:
                 return True
             told = self._description(lease)
             error = pool.reclaimed(self._story(lease, why), reason)
+            level = lease.level
+            lost = [] if level is None else level.reservation.lost()
             adapter.fence(handle, error)
             self._close_and_tell(lease.entry, reason, error, told)
+            taken = None
+            warn_of_lost(lost)
             return True
         except BaseException:
             if taken is not None:

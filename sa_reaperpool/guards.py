@@ -19,7 +19,9 @@ from typing import Callable
 
 from sqlalchemy.engine import Dialect
 
+from . import cursors
 from . import transactions
+from . import writes
 from .errors import JoinError
 from .joins import JOINED
 from .level import Level
@@ -84,7 +86,13 @@ def _execute(
         if level.savepoint and transactions.begins(statement):
             # as SQLAlchemy's recipe for sqlite3 has it: this has begun
             return None
-        level.wrote = level.wrote or not transactions.only_reads(statement)
+        if not cursors.checked(cursor):
+            # since it took the cursor, others may have begun
+            sent = writes.statements(statement)
+            level.sending(sent)
+            result = execute(cursor, statement, *args, **kw)
+            level.sent(sent)
+            return result
     return execute(cursor, statement, *args, **kw)
 
 
@@ -97,9 +105,10 @@ def _change_rules(change: Method, connection: Any, *args: Any) -> Any:
         reservation = JOINED.get(id(connection))
         if reservation is not None and reservation.has(connection):
             level = reservation.base
-    if level is not None:
-        level.reservation.refuse_change(level, change.__name__ + "()")
-    return change(connection, *args)
+    if level is None:
+        return change(connection, *args)
+    with level.reservation.change(level, change.__name__ + "()"):
+        return change(connection, *args)
 
 
 def _begin_twophase(begin: Method, connection: Any, xid: Any) -> Any:

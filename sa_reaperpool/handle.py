@@ -17,6 +17,7 @@ from .errors import ReservationError
 from .lease import Lease
 from .lease import called_by_sqlalchemy
 from .lease import caught_by_sqlalchemy
+from .lost import warn_of_lost
 
 if TYPE_CHECKING:
     from .level import Level
@@ -40,15 +41,20 @@ class Noting:
         lease.touch()
         level = lease.level
         try:
-            if level is not None:
-                level.statement()
-            cursor = self.dbapi_connection.cursor(*args, **kwargs)
+            if level is None:
+                cursor = self.dbapi_connection.cursor(*args, **kwargs)
+            else:
+                cursor = level.new_cursor(
+                    self.dbapi_connection,
+                    args,
+                    kwargs,
+                    called_by_sqlalchemy(2),
+                )
         except BaseException as error:
             _failed(self, error)
             raise
         lease.watch(cursor)
         if level is not None:
-            level.watch(cursor)
             # a request's end may have been faster, see Caretaker.give_back()
             raise_if_reclaimed(self)
         return cursor
@@ -128,13 +134,16 @@ class Joining:
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         lease = self._lease()
         try:
-            self.level.statement()
-            cursor = self.base.dbapi_connection.cursor(*args, **kwargs)
+            cursor = self.level.new_cursor(
+                self.base.dbapi_connection,
+                args,
+                kwargs,
+                called_by_sqlalchemy(2),
+            )
         except BaseException as error:
             _failed(self.base, error)
             raise
         lease.watch(cursor)
-        self.level.watch(cursor)
         raise_if_reclaimed(self.base)
         return cursor
 
@@ -167,6 +176,57 @@ class Joining:
         return self.level.attribute(key, found)
 
 
+class Parted:
+    """A handle that has taken its connection out of the pool, for good.
+
+    It was reserved; if it has only read, and ends so, what joins have
+    committed before is still provisional.
+    """
+
+    __slots__ = ()
+
+    level: Level
+    dbapi_connection: Any
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        return self.level.new_cursor(
+            self.dbapi_connection, args, kwargs, False
+        )
+
+    def commit(self) -> None:
+        self.dbapi_connection.commit()
+        self.level.reservation.parted_end()
+
+    def rollback(self) -> None:
+        self.dbapi_connection.rollback()
+        warn_of_lost(self.level.reservation.parted_end())
+
+    def __getattr__(self, key: str) -> Any:
+        found = getattr(self.dbapi_connection, key)
+        level = self.__dict__.get("level")
+        return found if level is None else level.attribute(key, found)
+
+
+class Dead:
+    """What SQLAlchemy gets for the connection of a :class:`.Refusing` one.
+
+    It takes that out of the handle where an error would not be known for a
+    disconnect's, and then uses it where it would.
+    """
+
+    __slots__ = ("_handle",)
+
+    def __init__(self, handle: Any):
+        object.__setattr__(self, "_handle", handle)
+
+    def __getattr__(self, key: str) -> NoReturn:
+        raise_if_reclaimed(self._handle)
+        raise AttributeError(key)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        raise_if_reclaimed(self._handle)
+
+
 class Refusing:
     """Whatever would touch the connection raises ConnectionReclaimed.
 
@@ -196,7 +256,12 @@ class Refusing:
             raise AttributeError(key)
         self._refuse()
 
-    dbapi_connection = property(_refuse)
+    def _taken(self) -> Any:
+        if called_by_sqlalchemy(2):
+            return Dead(self)
+        self._refuse()
+
+    dbapi_connection = property(_taken)
     driver_connection = property(_refuse)
     connection = property(_refuse)
 

@@ -42,6 +42,7 @@ from typing import Any
 from typing import TypeVar
 
 import sqlalchemy
+from sqlalchemy import Connection
 
 from . import holder as _holder
 from . import process
@@ -321,6 +322,22 @@ def _is_generated(frame: FrameType) -> bool:
 def called_by_sqlalchemy(depth: int) -> bool:
     """Is the frame that many calls up one of SQLAlchemy's own?"""
     return sys._getframe(depth).f_code.co_filename.startswith(_SQLALCHEMY)
+
+
+def connection_calling() -> Connection | None:
+    """The Connection whose method is being run, and has led to this."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, Connection):
+            return found
+        frame = frame.f_back
+    return None
+
+
+def called_here(depth: int) -> bool:
+    """Is the frame that many calls up one of this package's?"""
+    return sys._getframe(depth).f_code.co_filename.startswith(_HERE)
 
 
 def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:

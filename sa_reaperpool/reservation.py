@@ -32,6 +32,7 @@ from .checkout import UNSET
 from .checkout import Own
 from .checkout import PartsOwn
 from .errors import NotCheckedOut
+from .errors import ProvisionalCommitLost
 from .joins import Reservation
 from .lease import Lease
 from .request import REQUEST
@@ -313,18 +314,29 @@ class ReservingPool(StockedPool):
         for entry in self.queue.entries():
             entry.outdated = entry.outdated or "refreshed"
         self._epoch += 1
+        told: list[ProvisionalCommitLost] = []
         for lease in list(self._leases.values()):
-            self.take_back(lease, "disconnected", "disconnect() was called")
+            try:
+                why = "disconnect() was called"
+                self.take_back(lease, "disconnected", why)
+            except ProvisionalCommitLost as warning:
+                # which is an error here; the others are closed all the same
+                told.append(warning)
+        if told:
+            raise told[0]
 
 
 class with_connection:
     """The thread's reserved connection of an engine's pool, for a block.
 
     Gives an :class:`sqlalchemy.Connection`.  Nested blocks get the same
-    one; the outermost closes it, and releases the reservation if it made
-    that.  It shares the DBAPI connection with what the pool's own calls
-    give, as a join: inside a block of :meth:`.ReaperPool.with_connection`,
-    say, it never commits or undoes what was begun there.
+    one, unless somebody else has uncommitted work in between: inside of a
+    session's, say, it is another one, whose work is inside of the session's.
+    Who made it closes it, and releases the reservation if that was made.
+
+    It shares the DBAPI connection with what the pool's own calls give, as a
+    join: inside a block of :meth:`.ReaperPool.with_connection`, say, it
+    never commits or undoes what was begun there.
 
     :param engine: one with a :class:`.ReaperPool`.
 
@@ -342,6 +354,7 @@ class with_connection:
         self._engine = engine
         self._source = pool
         self._mine: Connection | None = None
+        self._outer: Connection | None = None
         self._made: Any = None
 
     def __enter__(self) -> Connection:
@@ -350,12 +363,15 @@ class with_connection:
         if known is None:
             known = own.connections = {}
         connection = _known_one(known, self._engine)
-        if connection is None:
-            connection = self._connect()
-            known[self._engine] = self._mine = connection
-        return connection
+        if connection is not None and not _inside_of_others(connection):
+            return connection
+        self._outer = connection
+        self._mine = mine = self._connect()
+        known[self._engine] = mine
+        return mine
 
     def _connect(self) -> Connection:
+        """A new one, on what the thread has reserved."""
         before = self._source.own().reserved
         handle = self._source.connection_for(weakref.ref(self), None)
         if handle is not before:
@@ -382,7 +398,10 @@ class with_connection:
         own = self._source.own()
         known = own.connections or {}
         if known.get(self._engine) is self._mine:
-            del known[self._engine]
+            if self._outer is None:
+                del known[self._engine]
+            else:
+                known[self._engine] = self._outer
         self._mine = None
         mine.close()
         if self._made is not None and own.reserved is self._made:
@@ -427,6 +446,19 @@ def _known_one(known: dict[Any, Connection], key: Any) -> Connection | None:
         connection.close()
         return None
     return connection
+
+
+def _inside_of_others(connection: Connection) -> bool:
+    """Would its statements be inside of newer uncommitted work?
+
+    Or refused, since what it was joined to has ended?
+    """
+    if connection.invalidated:
+        return False
+    level = guards.level_of(connection.connection)
+    if level is None:
+        return False
+    return bool(level.ended) or level.reservation.inside(level)
 
 
 def _untold(handle: Any) -> bool:

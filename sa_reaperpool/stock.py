@@ -28,8 +28,8 @@ from .entries import OpeningPool
 from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
-from .joins import warn_of_lost
 from .lease import Lease
+from .lost import warn_of_lost
 from .options import Settings
 from .queue import FairQueue
 from .reaper import Submit

@@ -7,19 +7,14 @@ they need no Connection, and a pool need not belong to an engine.
 from __future__ import annotations
 
 from typing import Any
-from typing import Callable
 from typing import Iterable
 
-READS = frozenset(
-    "SELECT SHOW VALUES TABLE EXPLAIN DESCRIBE DESC PRAGMA FETCH DECLARE "
-    "CLOSE SAVEPOINT RELEASE ROLLBACK BEGIN START SET USE LISTEN".split()
-)
-_CHANGES = ("INSERT", "UPDATE", "DELETE", "MERGE")
-
-# Connections' own ways to execute something, past a cursor of the user's.
-EXECUTE = frozenset(
-    "execute executemany executescript query transaction pipeline".split()
-)
+# Connections' own ways to execute something, past a cursor of the user's;
+EXECUTE = frozenset("execute executemany executescript query".split())
+# others, whose arguments tell nothing;
+BEGIN = frozenset("pipeline".split())
+# and those that open something which executes.
+OPEN_LARGE = frozenset("blobopen lobject".split())
 # What would change the rules under whoever else uses the connection.
 CHANGE_RULES = frozenset(
     "set_isolation_level set_session set_autocommit set_read_only "
@@ -42,7 +37,7 @@ def savepoint(connection: Any, name: str) -> None:
     sqlite3 begins its transactions late, at the first row that is written;
     a savepoint outside of one is one, and its RELEASE a COMMIT.
     """
-    if _sqlite(connection) and not connection.in_transaction:
+    if is_sqlite(connection) and not connection.in_transaction:
         execute(connection, f"BEGIN {connection.isolation_level or ''}")
     execute(connection, f"SAVEPOINT {name}")
 
@@ -58,7 +53,7 @@ def roll_back_to(connection: Any, name: str) -> None:
 
 def autocommits(connection: Any) -> bool:
     """Is each statement on this connection a transaction of its own?"""
-    if _sqlite(connection):
+    if is_sqlite(connection):
         if getattr(connection, "autocommit", None) is True:
             return True
         return connection.isolation_level is None and (
@@ -82,25 +77,14 @@ def unfinished(cursors: Iterable[Any]) -> bool:
     )
 
 
+def statement_in_progress(error: Exception) -> bool:
+    """Did SQLite refuse a savepoint for want of rows or a BLOB to be read?"""
+    return "SQL statements in progress" in str(error)
+
+
 def rows_changed(connection: Any) -> int | None:
     """A number that grows with each row that is written, or None."""
     return getattr(connection, "total_changes", None)
-
-
-def has_written(cursor: Any) -> bool:
-    """Does this cursor say that its last statement wrote something?"""
-    tag = getattr(cursor, "statusmessage", None)
-    return isinstance(tag, str) and not only_reads(tag)
-
-
-def only_reads(statement: str) -> bool:
-    """Does it read as a statement that changes no row?"""
-    words = statement.upper().split(None, 1)
-    if not words or words[0] in READS:
-        return True
-    return words[0] == "WITH" and not any(
-        change in words[-1] for change in _CHANGES
-    )
 
 
 def begins(statement: str) -> bool:
@@ -109,19 +93,7 @@ def begins(statement: str) -> bool:
     return bool(words) and words[0] in ("BEGIN", "START")
 
 
-def _sqlite(connection: Any) -> bool:
+def is_sqlite(connection: Any) -> bool:
     return hasattr(connection, "total_changes") and hasattr(
         connection, "in_transaction"
     )
-
-
-def calling_first(
-    before: Callable[[], object], method: Callable[..., Any]
-) -> Callable[..., Any]:
-    """The same method, with something to be done before each call."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        before()
-        return method(*args, **kwargs)
-
-    return call

@@ -94,13 +94,13 @@ class Using:
 
     def _go_inside(self, handle: Any) -> None:
         """Others may have begun on it since: work inside of theirs."""
-        holder = _level_holder(handle)
-        outer = holder.level
+        first = handle.first if isinstance(handle, Join) else None
+        outer = (first or handle.lease.level).home.active
         inner = outer.reservation.join_again(outer)
         if inner is not None:
             self._outer = outer
             self._level = inner
-            holder.level = inner
+            outer.go_inside(inner)
 
     def __exit__(
         self,
@@ -120,9 +120,7 @@ class Using:
 
     def _go_outside(self) -> None:
         level: Any = self._level
-        holder = _level_holder(self._source.own().reserved)
-        if holder is not None and holder.level is level:
-            holder.level = self._outer
+        self._outer.go_outside(level)
         level.end()
 
     def _release(self) -> None:
@@ -132,10 +130,3 @@ class Using:
         else:
             # a generator's block may be left in another thread
             give_back(made)
-
-
-def _level_holder(handle: Any) -> Any:
-    """What has the handle's level: the join itself, or the base's lease."""
-    if isinstance(handle, Join):
-        return handle
-    return None if handle is None else handle.__dict__.get("lease")

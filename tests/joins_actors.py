@@ -100,13 +100,29 @@ class Actor:
 class RawActor(Actor):
     """A handle of the pool's own: cursors, and nothing begun by itself."""
 
-    VERBS = Actor.VERBS + " checkin"
+    VERBS = (
+        Actor.VERBS + " checkin prepare late_insert invalidate"
+        " detach_commit detach_close"
+    )
 
     def __init__(self, world: Any, name: str) -> None:
         super().__init__(world, name)
         # the newest is that of the innermost block inside newer work
         self.handles: list[Handle] = []
         self.cursor: Any = None
+        # one that is kept, and used later
+        self.prepared: Any = None
+        self.has_prepared = False
+
+    def can(self, verb: str) -> bool:
+        if verb == "late_insert":
+            return self.has_prepared
+        if verb == "invalidate":
+            # by a join it is another error for the base, see the tests
+            return self.handles[0] in self.model.handles[:1]
+        if verb.startswith("detach"):
+            return self.handles == self.model.handles
+        return super().can(verb)
 
     def expect_open(self) -> None:
         self.handles.append(self.model.open())
@@ -122,6 +138,25 @@ class RawActor(Actor):
         self.cursor = cursor = self.real.cursor()
         cursor.execute(f"INSERT INTO {self.world.bench.table} VALUES ({row})")
         cursor.close()
+
+    def expect_prepare(self) -> None:
+        self.model.look(self.handles[-1])
+        self.has_prepared = True
+        if self.world.bench.cursors_stay_open:
+            self.handles[-1].cursors_live = True
+
+    def do_prepare(self) -> None:
+        # the one before goes on living, where one is
+        self.prepared = self.prepared or []
+        self.prepared.append(self.real.cursor())
+
+    def expect_late_insert(self, row: int) -> None:
+        self.expect_insert(row)
+
+    def do_late_insert(self, row: int) -> None:
+        self.prepared[0].execute(
+            f"INSERT INTO {self.world.bench.table} VALUES ({row})"
+        )
 
     def expect_read(self) -> list[int]:
         return self.model.read(self.handles[-1])
@@ -159,6 +194,29 @@ class RawActor(Actor):
         self.world.pool.checkin(self.real)
 
     expect_drop = expect_close
+
+    # what takes the connection away from all
+
+    expect_invalidate = expect_close
+
+    def do_invalidate(self) -> None:
+        self.real.invalidate()
+
+    expect_detach_close = expect_close
+
+    def do_detach_close(self) -> None:
+        self.real.detach()
+        self.real.close()
+
+    def expect_detach_commit(self) -> None:
+        self.model.look(self.handles[-1])
+        self.model.commit(self.handles[-1])
+        self.expect_close()
+
+    def do_detach_commit(self) -> None:
+        self.real.detach()
+        self.real.commit()
+        self.real.close()
 
 
 class ConnectionActor(Actor):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sqlite3
 import uuid
+import warnings
 from collections.abc import Iterator
 from contextlib import closing
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
 
+from sa_reaperpool import ProvisionalCommitLost
 from sa_reaperpool import ReaperPool
 
 
@@ -30,7 +32,8 @@ class Bench:
     :param outside: a plain connection of its own, in autocommit.
 
     :param begins_late: does the driver begin its transactions only when
-     something is written?
+     something is written?  This one's cursors are also as good as closed
+     once they are read to their end.
 
     """
 
@@ -45,6 +48,7 @@ class Bench:
         self._outside = outside
         self.table = table
         self.begins_late = begins_late
+        self.cursors_stay_open = not begins_late
         self.engine = engine()
         self.insert = text(f"INSERT INTO {table} VALUES (:x)")
         self.select = text(f"SELECT x FROM {table} ORDER BY x")
@@ -78,7 +82,7 @@ class Bench:
         """
         pool: Any = self.engine.pool
         for entry in pool.idle_entries():
-            if _in_transaction(entry.driver_connection):
+            if entry.connected and _in_transaction(entry.driver_connection):
                 return "a connection was given back in a transaction"
         if pool.leases() or pool.checkedout() or pool.stats().in_use:
             return "a connection was not given back"
@@ -92,7 +96,9 @@ class Bench:
     def renew(self) -> None:
         """Take another engine, whatever the old one's connection does."""
         pool: Any = self.engine.pool
-        pool.disconnect()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ProvisionalCommitLost)
+            pool.disconnect()
         pool.release_connection()
         self.engine.dispose()
         self.engine = self._make_engine()

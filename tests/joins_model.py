@@ -38,6 +38,8 @@ class Handle:
         self.lost = False
         # has it, or an older one, been closed?
         self.ended = False
+        # has it given out cursors that are open still?
+        self.cursors_live = False
 
 
 class Layer:
@@ -91,6 +93,11 @@ class Model:
         self.layers[-1].rows.append(row)
         handle.wrote = True
 
+    def look(self, handle: Handle) -> None:
+        """Take a cursor, and execute nothing."""
+        if handle.ended or handle.lost:
+            raise JoinEnded
+
     def commit(self, handle: Handle) -> None:
         self._may_go_on(handle)
         mine = self._layers_of(handle)
@@ -99,6 +106,8 @@ class Model:
             if self.layers:
                 self.layers[-1].commits += 1
         handle.wanted = handle.wrote = False
+        if mine:
+            self._go_on(handle)
 
     def rollback(self, handle: Handle) -> None:
         if handle.ended:
@@ -109,6 +118,8 @@ class Model:
         elif handle is self.handles[0] and self.layers:
             self._throw_away(self.layers[0])
         handle.lost = handle.wanted = handle.wrote = False
+        if mine:
+            self._go_on(handle)
 
     def close(self, handle: Handle) -> None:
         """Give it back, or lose the last reference to it."""
@@ -160,6 +171,11 @@ class Model:
             on_top = top is None or each.number > top.number
             if begins and on_top and each.number <= handle.number:
                 self.layers.append(Layer(each))
+
+    def _go_on(self, handle: Handle) -> None:
+        """Who is in a savepoint, and has cursors, gets the next at once."""
+        if self.layers and handle.cursors_live:
+            self.layers.append(Layer(handle))
 
     def _layers_of(self, handle: Handle) -> list[Layer]:
         return [layer for layer in self.layers if layer.owner is handle]

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from contextlib import ExitStack
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
 from joins_bench import Bench
 
+from sa_reaperpool import cursors
 from sa_reaperpool import guards
 from sa_reaperpool import transactions
+from sa_reaperpool import writes
 from sa_reaperpool.joins import Reservation
 from sa_reaperpool.level import Level
 
@@ -156,4 +159,36 @@ def warns_always() -> Any:
 @mutant
 def warns_of_late_writes() -> Any:
     """What an outer writes after an inner commit is not counted as such."""
-    return mock.patch.object(Reservation, "_note_writes", _nothing)
+    stack = ExitStack()
+    stack.enter_context(
+        mock.patch.object(Reservation, "_note_writes", _nothing)
+    )
+    stack.enter_context(mock.patch.object(writes, "WRITE", writes.OTHER))
+    return stack
+
+
+@mutant
+def kept_cursors_just_execute() -> Any:
+    """Whose turn it is, is asked when a cursor is taken, and not again."""
+    stack = ExitStack()
+    stack.enter_context(
+        mock.patch.object(
+            cursors, "make", lambda connection, *args: connection.cursor()
+        )
+    )
+    stack.enter_context(
+        mock.patch.object(cursors, "checked", lambda cursor: False)
+    )
+    return stack
+
+
+@mutant
+def invalidated_in_silence() -> Any:
+    """What is invalidated loses what joins have committed, in silence."""
+    drop = Reservation.drop
+
+    def and_forget(*args: Any) -> list[str]:
+        drop(*args)
+        return []
+
+    return mock.patch.object(Reservation, "drop", and_forget)

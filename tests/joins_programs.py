@@ -47,7 +47,9 @@ VERBS = (
     "reserve with with_engine leave release "
     "insert insert insert insert insert read read read read read add flush "
     "commit commit commit commit rollback rollback close close checkin drop "
-    "begin nested nested nested_commit nested_rollback"
+    "begin nested nested nested_commit nested_rollback "
+    "prepare prepare late_insert late_insert late_insert "
+    "invalidate detach_commit detach_close"
 ).split()
 """Each as often as it is to come."""
 

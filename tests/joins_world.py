@@ -38,6 +38,8 @@ class Block:
         self.made: Actor | None = None
         # and what else, for the one on an engine
         self.reserved: Actor | None = None
+        # within another, on the same engine, which its end brings back
+        self.outer: ConnectionActor | None = None
         # inside newer work: its handle there, and whose it is
         self.inner: joins_model.Handle | None = None
         self.actor: RawActor | None = None
@@ -126,7 +128,7 @@ class World:
 
     def _tell(self, actor: Actor, verb: str) -> None:
         arguments: tuple[int, ...] = ()
-        if verb in ("insert", "add"):
+        if verb in ("insert", "late_insert", "add"):
             self._rows += 1
             arguments = (self._rows,)
         self._compare(
@@ -189,7 +191,10 @@ class World:
         block = Block(sa_reaperpool.with_connection(self.engine))
 
         def expect() -> str:
-            if self.connection not in self.actors:
+            known = self.connection
+            if known not in self.actors or self._inside(known):
+                if known in self.actors:
+                    block.outer = known
                 before = self.reserved
                 reserved = self._expect_reserved()
                 actor = ConnectionActor(self, self._name("e"))
@@ -211,6 +216,13 @@ class World:
 
         self._compare("with_connection(engine)", expect, do)
 
+    def _inside(self, actor: ConnectionActor | None) -> bool:
+        """Would its work be inside of newer handles', or is it over?"""
+        top = self.model.top()
+        assert actor is not None
+        handle = actor.handle
+        return handle.ended or bool(top and top.number > handle.number)
+
     def _step_leave(self) -> None:
         if not self.blocks:
             return
@@ -225,8 +237,11 @@ class World:
                 return
             if block.made is self.reserved:
                 self.expect_release()
-            elif block.made in self.actors and block.made is self.connection:
+            elif block.made in self.actors:
+                assert block.made is not None
                 block.made.expect_close()
+                if block.made is self.connection:
+                    self.connection = block.outer
             if block.reserved is not None and block.reserved is self.reserved:
                 self.expect_release()
 

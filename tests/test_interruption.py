@@ -27,6 +27,7 @@ import sqlalchemy.pool
 from sqlalchemy import create_engine
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from stub import execute
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
@@ -426,7 +427,7 @@ def explicit_again(pool):
     pool.settings = dataclasses.replace(pool.settings, reservation="explicit")
 
 
-def reserving(use, **options):
+def reserving(use, drop_exception=False, **options):
     """Interrupt what reserves; nothing is reserved after it."""
 
     def scenario(pool, handles):
@@ -443,7 +444,10 @@ def reserving(use, **options):
             explicit_again(pool)
 
     interrupt_every_line(
-        lambda: (*stub_pool(**options), []), scenario, least=60
+        lambda: (*stub_pool(**options), []),
+        scenario,
+        least=60,
+        drop_exception=drop_exception,
     )
 
 
@@ -485,8 +489,8 @@ def test_end_of_a_request(reservation):
         token = REQUEST.set(request)
         try:
             with pool.with_connection() as handle:
-                handle.cursor().close()
-            pool.connection().cursor().close()
+                execute(handle)
+            execute(pool.connection())
             request.end()
         finally:
             sys.settrace(None)
@@ -500,11 +504,11 @@ def test_end_of_a_request(reservation):
 def test_joins():
     def use(pool, handles):
         with connected(pool, handles) as outer:
-            outer.cursor().close()
+            execute(outer)
             with connected(pool, handles) as inner:
-                inner.cursor().close()
+                execute(inner)
                 inner.commit()
-                inner.cursor().close()
+                execute(inner)
                 inner.rollback()
             outer.rollback()
 
@@ -515,9 +519,9 @@ def test_a_block_inside_of_a_joins_work():
     def use(pool, handles):
         with pool.with_connection():
             with connected(pool, handles) as inner:
-                inner.cursor().close()
+                execute(inner)
                 with pool.with_connection() as handle:
-                    handle.cursor().close()
+                    execute(handle)
                     handle.commit()
                 inner.commit()
 
@@ -564,3 +568,16 @@ def test_an_interrupted_join_keeps_all_or_nothing(tmp_path):
     interrupt_every_line(make, scenario, least=200)
     assert [each for each in found if each not in ([], [(1,), (2,)])] == []
     assert found.count([]) > 100 and found.count([(1,), (2,)]) > 20
+
+
+@pytest.mark.parametrize("verb", ["invalidate", "detach"])
+def test_a_reservation_that_takes_its_connection_away(verb):
+    def use(pool, handles):
+        handle = pool.connection()
+        handles.append(handle)
+        execute(handle)
+        getattr(handle, verb)()
+        handle.close()
+
+    # as in test_invalidate_and_detach()
+    reserving(use, drop_exception=True)

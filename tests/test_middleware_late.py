@@ -17,6 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy import text
 from stub import PATIENCE
 from stub import Driver
+from stub import execute
 from stub import switching_often
 from stub import until
 from waiting import Worker
@@ -250,9 +251,9 @@ def test_provisional_commit_that_is_lost(driver, worker):
     pool = ReaperPool(driver.connect, 1, 0, reservation="thread")
 
     def part():
-        pool.connection().cursor().close()
+        execute(pool.connection())
         join = pool.connect()
-        join.cursor().close()
+        execute(join)
         join.commit()
         # this keeps both
         kept.append(pool.connection())
