@@ -184,11 +184,11 @@ def test_a_join_whose_end_ends_the_base():
     base = pool.connect()
     older = pool.connect()
     newer = pool.connect()
-    older.cursor().close()
+    older.cursor().execute("insert")
     del base, older
     gc.collect()
     with pytest.raises(JoinEnded):
-        newer.cursor()
+        newer.cursor().execute("insert")
     del newer
     gc.collect()
     assert pool.checkedout() == 0
