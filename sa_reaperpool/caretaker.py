@@ -41,6 +41,9 @@ _COUNTED = {
 }
 """Why a lease ended, as the statistics call it."""
 
+_BARELY_LOST = 0.05
+"""Seconds that what seems lost is given, in case its finaliser just runs."""
+
 _DELIBERATE = ("abandoned", "reclaimed")
 """What somebody may have meant to be so."""
 
@@ -56,6 +59,7 @@ class Caretaker:
         self._pool_ref = weakref.ref(pool)
         self._failures = 0
         self._refill_at = 0.0
+        self._recover_at: float | None = None
 
     @property
     def _pool(self) -> StockedPool:
@@ -90,11 +94,12 @@ class Caretaker:
 
     def tend_leases(self, now: float, submit: Submit) -> float | None:
         pool = self._pool
-        if pool.has_lost():
-            submit("lost", pool.recover_lost)
         verdicts, due = upkeep.judge_leases(
             list(pool._leases.values()), pool.settings, now
         )
+        look_again = self._tend_lost(now, submit)
+        if look_again is not None:
+            due = look_again if due is None else min(due, look_again)
         for lease, act in verdicts:
             if act is upkeep.Act.WATCH:
                 again = self._watch(lease, now)
@@ -116,6 +121,23 @@ class Caretaker:
                 continue
             due = again if due is None else min(due, again)
         return due
+
+    def _tend_lost(self, now: float, submit: Submit) -> float | None:
+        """Have recovered what is lost; not what is lost just now.
+
+        Another thread may be in the midst of returning it.
+        """
+        pool = self._pool
+        if not pool.has_lost():
+            self._recover_at = None
+            return None
+        if self._recover_at is None:
+            self._recover_at = now + _BARELY_LOST
+        if now < self._recover_at:
+            return self._recover_at
+        self._recover_at = None
+        submit("lost", pool.recover_lost)
+        return None
 
     def _watch(self, lease: Lease, now: float) -> float:
         """See whether a lease is quiet; when is it to be seen again?"""

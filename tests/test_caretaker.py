@@ -387,3 +387,21 @@ def test_a_leases_end_before_the_act(make, clock):
         task()
     assert closed(pool) == {}
     again.close()
+
+
+def test_what_is_lost_just_now_may_be_on_its_way(make, clock):
+    """Another thread's garbage collector has cleared the weak reference,
+    and is about to call what returns the connection."""
+    pool = make()
+    handle = pool.connect()
+    lease = handle.lease
+    pool._leases.pop(lease.handle)
+    lease.handle = weakref.ref(handle)
+    pool._leases[lease.handle] = lease
+    del handle, lease
+    assert pool.has_lost()
+    due, _ = work(pool, clock)
+    assert pool.checkedout() == 1
+    assert clock.now < due <= clock.now + 0.1
+    work(pool, clock, due - clock.now)
+    assert (pool.checkedout(), pool.checkedin()) == (0, 1)
