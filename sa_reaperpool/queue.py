@@ -42,6 +42,11 @@ its hands, in the order in which the threads came.  An idle entry or a free
 slot and a waiter therefore never exist side by side for longer than one
 critical section.
 
+The lock lets its own thread in again: a signal's handler, or a finaliser,
+may check out in the middle of a section.  So no section relies on what it
+saw in ``queue`` a line ago, or on room that there was then; what is looked
+at and taken is so on one line, in which the interpreter runs no handler.
+
 Critical sections are single lines, ``with lock: call()``, on purpose.  A
 trace function or debugger that raises at the line of a ``with`` statement
 when that is left for the second time would leave the lock held; a block
@@ -548,26 +553,32 @@ class FairQueue(Generic[E]):
         self._waiters.appendleft(waiter); self._inbox.append(given)  # fmt: skip  # noqa: E501
 
     def _next(self) -> E | None:
-        if not self.queue:
-            return self._new() if self._has_turn() else None
-        place = -1 if self.use_lifo else 0
-        if self.max_making is not None and not self._has_turn():
-            found = self._first_made()
-            if found is None:
-                return None
-            place = found
-        entry = self.queue[place]
-        ref = self._live.get(id(entry))
-        # each in one line, so that an interruption finds it in the queue, or
-        # this frame, that somebody may keep, is left
-        if ref is not None and ref.hollow:
-            ref.hollow, ref.making = False, True; del self.queue[place]; return entry  # fmt: skip  # noqa: E501
-        del self.queue[place]; return entry  # fmt: skip
+        while self.queue:
+            place = -1 if self.use_lifo else 0
+            if self.max_making is not None and not self._has_turn():
+                found = self._first_made()
+                if found is None:
+                    return None
+                place = found
+            try:
+                entry = self.queue[place]
+                ref = self._live.get(id(entry))
+                # Each in one line, so that an interruption finds it in the
+                # queue, or this frame, that somebody may keep, is left; and
+                # so that nobody takes it between the look and the taking.
+                if ref is not None and ref.hollow:
+                    if self.queue[place] is entry: del self.queue[place]; ref.hollow, ref.making = False, True; return entry  # fmt: skip  # noqa: E501
+                elif self.queue[place] is entry: del self.queue[place]; return entry  # fmt: skip  # noqa: E501
+            except IndexError:
+                pass
+            # a handler, in this very thread, was faster
+        return self._new() if self._has_turn() else None
 
     def _first_made(self) -> int | None:
-        places = range(len(self.queue))
-        for place in reversed(places) if self.use_lifo else places:
-            ref = self._live.get(id(self.queue[place]))
+        # of a copy, as a handler may take one of them meanwhile
+        places = list(enumerate(list(self.queue)))
+        for place, entry in reversed(places) if self.use_lifo else places:
+            ref = self._live.get(id(entry))
             if ref is None or not ref.hollow:
                 return place
         return None
@@ -607,19 +618,23 @@ class FairQueue(Generic[E]):
             return None
         entry = self._make()
         try:
-            self._count(entry, making)
-            return entry
+            return entry if self._count(entry, making) else None
         except BaseException:
             self._live.pop(id(entry), None)
             raise
 
-    def _count(self, entry: E, making: bool = False) -> None:
+    def _count(self, entry: E, making: bool = False) -> bool:
+        """Let this one count, unless a handler has taken the last room."""
         ref = _EntryRef(entry, self._entry_died)
         ref.key = id(entry)
         ref.turn = ref.place = next(self._turns)
         ref.making = making
         ref.back = ref.hollow = ref.leaving = False
         self._live[ref.key] = ref
+        if self._above():
+            self._live.pop(ref.key, None)
+            return False
+        return True
 
     def _entry_died(self, ref: weakref.ref[E]) -> None:
         # anywhere, any time: in a thread that holds the lock as well
@@ -654,7 +669,11 @@ class FairQueue(Generic[E]):
         ref.turn = turn; self.queue.insert(where, entry)  # fmt: skip  # noqa: E501
 
     def _place(self, index: int) -> int:
-        ref = self._live.get(id(self.queue[index]))
+        try:
+            ref = self._live.get(id(self.queue[index]))
+        except IndexError:
+            # a handler has taken it
+            return -1
         return -1 if ref is None else ref.place
 
     def _match(self) -> None:
@@ -676,8 +695,7 @@ class FairQueue(Generic[E]):
         self._serve(self._makers)
         self._serve(self._waiters)
         while self._crowded():
-            self._mark(self.queue[-1])
-            self._excess.append(self.queue.pop())
+            self._set_aside(-1)
         while self.closed and self._watchers:
             self._watchers[0].wake()
             self._watchers.popleft()
@@ -707,10 +725,7 @@ class FairQueue(Generic[E]):
             return False
         if id(entry) in self._live:
             return not (self._shedding and self._leaves(entry))
-        if not self._has_room():
-            return False
-        self._count(entry)
-        return True
+        return self._has_room() and self._count(entry)
 
     def _leaves(self, entry: E) -> bool:
         """Is this one beyond the limit?  If so, it is from then on."""
@@ -738,9 +753,19 @@ class FairQueue(Generic[E]):
         if ref is not None:
             ref.leaving = True
 
+    def _set_aside(self, place: int) -> None:
+        """Make an idle one surplus: the first, or the last."""
+        if self.queue: entry = self.queue[place]; del self.queue[place]; self._excess.append(entry); self._mark(entry)  # fmt: skip  # noqa: E501
+
+    def _longest_idle(self) -> E | None:
+        return self.queue[0] if self.queue else None
+
     def _shed_idle(self) -> None:
-        while self.queue and (self.closed or self._leaves(self.queue[0])):
-            self._excess.append(self.queue.popleft())
+        while (entry := self._longest_idle()) is not None:
+            if not (self.closed or self._leaves(entry)):
+                break
+            # unless a handler was faster
+            if self.queue and self.queue[0] is entry: self._excess.append(self.queue.popleft())  # fmt: skip  # noqa: E501
         self._shedding = self.closed or self._above()
 
     def _resize(self, maxsize: int, limit: int | None) -> None:
@@ -748,8 +773,7 @@ class FairQueue(Generic[E]):
         # so that this is not forgotten if nobody settles
         self._inbox.append(None)
         while self._crowded():
-            self._mark(self.queue[0])
-            self._excess.append(self.queue.popleft())
+            self._set_aside(0)
 
     def _close(self) -> None:
         self.closed = self._shedding = True
@@ -833,6 +857,10 @@ class FairQueue(Generic[E]):
 
     def _forget(self) -> list[E]:
         self._live.clear()
-        idle = list(self.queue)
-        self.queue.clear()
-        return idle
+        idle = []
+        # one by one, as a handler may take one of them meanwhile
+        while True:
+            try:
+                idle.append(self.queue.popleft())
+            except IndexError:
+                return idle

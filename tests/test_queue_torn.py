@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import random
+import sys
 import threading
 
 import pytest
@@ -18,6 +20,8 @@ from queues import waiters
 from stub import HookedLock
 from stub import Task
 from stub import switching_often
+
+from sa_reaperpool import queue as queue_module
 
 SECTIONS = {
     "idle": lambda queue, idle: queue.idle(),
@@ -35,6 +39,89 @@ SECTIONS = {
     "purge": lambda queue, idle: queue.purge(),
     "settle": lambda queue, idle: queue.settle(),
 }
+
+
+class HandlerAtLine:
+    """Runs a handler at the nth line inside a queue's critical sections.
+
+    As a signal would: in the thread that has the lock.
+    """
+
+    def __init__(self, queue, nth, handler):
+        self.queue = queue
+        self.left = nth
+        self.handler = handler
+
+    def trace(self, frame, event, arg):
+        if frame.f_code.co_filename != queue_module.__file__:
+            return None
+        if event == "line" and self.queue.locked_here() and self.left >= 0:
+            self.left -= 1
+            if self.left < 0:
+                self.handler()
+        return self.trace
+
+    def run(self, work):
+        before = sys.gettrace()
+        sys.settrace(self.trace)
+        try:
+            return work()
+        finally:
+            sys.settrace(before)
+
+
+TAKEN = {
+    **SECTIONS,
+    "resize": lambda queue, idle: queue.resize(1, 2),
+    "put surplus": lambda queue, idle: queue.put(queue.get_nowait()),
+}
+
+
+@pytest.mark.parametrize("free", [0, 1])
+@pytest.mark.parametrize(
+    "options", [{}, {"use_lifo": True}, {"max_making": 1}]
+)
+@pytest.mark.parametrize("section", TAKEN)
+def test_a_handler_takes_one_inside_a_section(section, options, free):
+    """It gets what nobody else has, at whatever line, and no other is lost."""
+    for nth in itertools.count():
+        queue = Queue(limit=3 + free, maxsize=0, **options)
+        three = [queue.reserve() for _ in range(3)]
+        out = three.pop() if section.startswith("put") else None
+        if section == "put surplus":
+            queue.maxsize = 2
+        for entry in three:
+            queue.put(entry)
+        taken = []
+
+        def take():
+            taken.append(queue.get_nowait())
+
+        at_line = HandlerAtLine(queue, nth, take)
+        idle = three[0] if out is None else out
+        if section in ("begin", "exchange"):
+            queue.claim(idle)
+        got = at_line.run(lambda: TAKEN[section](queue, idle))
+        if at_line.left >= 0:
+            break
+        [entry] = taken
+        hands = [] if entry is None else [entry]
+        if section in ("get", "get_nowait", "reserve", "exchange"):
+            hands += [] if got is None else [got]
+        elif section in ("claim", "begin") and got:
+            hands.append(idle)
+        assert len({id(each) for each in hands}) == len(hands), nth
+        waiting = queue.idle() + queue.surplus
+        assert not {id(each) for each in hands} & {
+            id(each) for each in waiting
+        }, nth
+        if section != "forget":
+            assert queue.live() <= 3 + free, nth
+        if section not in ("forget", "discard", "resize"):
+            # where nothing was to leave, everything is still there
+            assert {id(each) for each in three} <= {
+                id(each) for each in hands + waiting
+            } | {id(idle)}, nth
 
 
 @pytest.mark.parametrize("moment", ["begin", "end"])
