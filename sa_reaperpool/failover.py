@@ -195,7 +195,8 @@ class Failover:
 
     def _is_wave(self, pool: StockedPool, entry: Entry | None) -> bool:
         if entry is not None:
-            if entry.outdated:
+            # what was out at a dispose() is lent again, else
+            if entry.outdated not in (None, "shutdown"):
                 # as it was opened before the last one
                 return False
             entry.outdated = "refreshed"
@@ -210,4 +211,11 @@ class Failover:
             pool.close_outdated()
         else:
             # a close may block, and this thread has an error to tell
-            reaper.run_soon(pool, pool.close_outdated)
+            reaper.run_soon(pool, self._close_outdated)
+
+    def _close_outdated(self) -> None:
+        # This may lie about where there is no reaper, as before a pool's
+        # first connect, and is not what keeps the pool.
+        pool = self._pool()
+        if pool is not None:
+            pool.close_outdated()

@@ -159,7 +159,8 @@ class LifetimePool(StockedPool):
         reaper's next round closes it.  A pool that is shut down remains so.
         """
         for entry in self.queue.entries():
-            entry.outdated = "shutdown"
+            # what is to be replaced still is
+            entry.outdated = entry.outdated or "shutdown"
         # min_idle is for a pool that is in use
         self._started = False
         for entry in self.queue.forget():

@@ -330,8 +330,11 @@ class StockedPool(OpeningPool):
     def outdate(self) -> None:
         """Whatever is open now is closed instead of lent again."""
         self._epoch += 1
-        for entry in self.queue.entries():
-            entry.outdated = entry.outdated or "refreshed"
+        # what was out at a dispose() does not count, and would be lent again
+        leased = [lease.entry for lease in self._leases.copy().values()]
+        for entry in [*self.queue.entries(), *leased]:
+            if entry.outdated in (None, "shutdown"):
+                entry.outdated = "refreshed"
 
     def close_outdated(self) -> None:
         """Close what is idle of that."""

@@ -5,9 +5,11 @@ Real servers that say it are in postgresql/ and mariadb/test_failover.py.
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import pymysql
@@ -230,6 +232,38 @@ def test_a_connect_that_is_refused(driver, clock):
         pool.connect()
     held.close()
     assert pool.stats().closed == {"refreshed": 1}
+
+
+def test_a_pool_that_heard_it_before_its_first_connect_may_go(driver):
+    """No thread looks after it yet, who would do what it was told."""
+    pool = a_pool(driver, reaping_frequency=3600)
+    driver.then(Psycopg2Error("the database system is starting up"))
+    with pytest.raises(Psycopg2Error):
+        pool.connect()
+    gone = weakref.ref(pool)
+    del pool
+    gc.collect()
+    # a thread that is there for another pool may have it for a moment
+    until(lambda: gone() is None)
+
+
+@pytest.mark.parametrize("when", ["heard", "refresh", "refresh before"])
+def test_what_was_out_at_a_dispose_is_replaced_as_well(driver, clock, when):
+    """Though it does not count, it would be lent again."""
+    pool = a_pool(driver)
+    handle = pool.connect()
+    if when == "refresh before":
+        pool.refresh()
+    pool.dispose()
+    if when == "refresh":
+        pool.refresh()
+    elif when == "heard":
+        fail(handle, Psycopg2Error("cannot execute INSERT", "25006"))
+    handle.close()
+    assert driver.connections[0].closed
+    handle = pool.connect()
+    assert handle.dbapi_connection.number == 2
+    handle.close()
 
 
 @pytest.mark.parametrize("liveness", ["passive", "off"])
