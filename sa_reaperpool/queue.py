@@ -657,7 +657,11 @@ class FairQueue(Generic[E]):
         return False
 
     def _shelve(self, entry: E) -> None:
-        ref = self._live[id(entry)]
+        ref = self._live.get(id(entry))
+        if ref is None:
+            # a handler has forgotten all: is there room for it?
+            self._inbox.append((entry, -1))
+            return
         turn = next(self._turns)
         where = len(self.queue)
         if ref.back:

@@ -124,6 +124,24 @@ def test_a_handler_takes_one_inside_a_section(section, options, free):
             } | {id(idle)}, nth
 
 
+@pytest.mark.parametrize("section", TAKEN)
+def test_a_handler_disposes_inside_a_section(section):
+    """Whatever the section does then, it fails nobody's return."""
+    for nth in itertools.count():
+        queue = Queue(limit=3, maxsize=2)
+        idle, other = queue.get_nowait(), queue.get_nowait()
+        queue.put(other)
+        if not section.startswith(("put", "begin", "exchange")):
+            queue.put(idle)
+        at_line = HandlerAtLine(queue, nth, queue.forget)
+        at_line.run(lambda: TAKEN[section](queue, idle))
+        if at_line.left >= 0:
+            break
+        assert queue.live() <= 3, nth
+        waiting = queue.idle()
+        assert len({id(each) for each in waiting}) == len(waiting), nth
+
+
 @pytest.mark.parametrize("moment", ["begin", "end"])
 @pytest.mark.parametrize("kind", ["put", "discard", "garbage"])
 @pytest.mark.parametrize("section", SECTIONS)
