@@ -5,6 +5,12 @@ long as it takes.  So the server is asked to cancel it, which it does by
 itself as well once it notices the close, but a long query may never look.
 After that the socket is shut down, which wakes whoever waits for an answer
 that may not come any more.
+
+PyMySQL's ``close()`` waits likewise, for the lock of the file that another
+thread reads from.  It does not tell whether it runs something, but has no
+result then, or one that is read as it comes.  It has none after a
+``commit()`` either, so that the server may count an aborted client where a
+quiet one took no leave.
 """
 
 from __future__ import annotations
@@ -24,13 +30,16 @@ PATIENCE = 2.0
 
 
 def end_command(driver_connection: Any) -> bool:
-    """End what this runs, if its driver says that it runs something.
+    """End what this runs, unless its driver says that it runs nothing.
 
     Takes :data:`PATIENCE` at most.  The connection is of no use after it.
 
-    :return: whether there was something to end.
+    :return: whether there was, or may have been, something to end.
 
     """
+    if _may_wait(driver_connection):
+        _shut_down_socket(driver_connection)
+        return True
     if not liveness.running(driver_connection):
         return False
     order = getattr(driver_connection, "cancel", None)
@@ -39,6 +48,15 @@ def end_command(driver_connection: Any) -> bool:
     if liveness.running(driver_connection):
         _shut_down_socket(driver_connection)
     return True
+
+
+def _may_wait(driver_connection: Any) -> bool:
+    """Is this PyMySQL's, and may somebody wait for an answer to it?"""
+    modules = {kind.__module__ for kind in type(driver_connection).__mro__}
+    if "pymysql.connections" not in modules:
+        return False
+    result = getattr(driver_connection, "_result", True)
+    return result is None or bool(getattr(result, "unbuffered_active", False))
 
 
 def _within(seconds: float, order: Any) -> None:
@@ -64,7 +82,10 @@ def _within(seconds: float, order: Any) -> None:
 
 def _shut_down_socket(driver_connection: Any) -> None:
     try:
-        number = os.dup(driver_connection.fileno())
+        number_of = liveness.descriptor(driver_connection)
+        if number_of is None:
+            return
+        number = os.dup(number_of())
     except Exception:
         # closed meanwhile
         return

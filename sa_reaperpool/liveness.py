@@ -32,7 +32,7 @@ Probe = Callable[[], Look]
 
 def probe(driver_connection: Any) -> Probe | None:
     """A function that looks at the connection's socket; None without one."""
-    number_of = _descriptor(driver_connection)
+    number_of = descriptor(driver_connection)
     if number_of is None:
         return None
     look = _poll if hasattr(select, "poll") else _select
@@ -52,7 +52,8 @@ def probe(driver_connection: Any) -> Probe | None:
     return probe
 
 
-def _descriptor(driver_connection: Any) -> Callable[[], int] | None:
+def descriptor(driver_connection: Any) -> Callable[[], int] | None:
+    """A function that tells the number of its socket; None without one."""
     # psycopg2, psycopg 3 and mysqlclient have fileno(); PyMySQL keeps its
     # socket to itself.  Looked for without touching the connection: it may
     # pass unknown names on, or make something up.

@@ -9,6 +9,8 @@ from sqlalchemy import Engine
 from sqlalchemy import create_engine
 from sqlalchemy import event
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from waiting import Worker
 from waiting import eventually
 from waiting import in_a_thread_that_ends
 
@@ -118,3 +120,33 @@ def test_streamed_result_is_in_use(engine):
     del result
     kept.clear()
     assert eventually(engine.pool.reap) == 1
+
+
+def test_what_runs_is_ended_before_a_close(engine):
+    """PyMySQL's close() would wait for it, and its user have its result."""
+
+    def run():
+        with pytest.raises(DBAPIError) as caught:
+            connection.execute(text("SELECT SLEEP(20)"))
+        return caught.value
+
+    connection = engine.connect()
+    number = server_id(connection)
+    worker = Worker(run)
+    observer = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    eventually(
+        lambda: observer.execute(
+            text(
+                "SELECT COUNT(*) FROM information_schema.PROCESSLIST "
+                f"WHERE ID = {number} AND INFO LIKE '%SLEEP(20)%'"
+            )
+        ).scalar()
+    )
+    observer.close()
+    # PyMySQL is past the line before which it forgets its last result
+    raw = connection.connection._connection_record.dbapi_connection
+    eventually(lambda: raw._result is None)
+    engine.pool.disconnect()
+    assert worker.result().connection_invalidated
+    connection.close()
+    assert engine.pool.stats().in_use == 0
