@@ -32,7 +32,8 @@ class Crew:
 
     def __init__(self, each: int = 3):
         self._each = each
-        self._lock = threading.Lock()
+        # one that knows its owner
+        self._lock = threading.RLock()
         # by owner and key, in the order in which they came
         self._waiting: dict[int, dict[Hashable, Task]] = {}
         # by owner, how many
@@ -54,6 +55,10 @@ class Crew:
                 return
             self._waiting.setdefault(owner, {})[key] = task
         self._start_one(owner)
+
+    def locked_here(self) -> bool:
+        """Is this very thread inside one of the critical sections?"""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
 
     @property
     def understaffed(self) -> bool:

@@ -137,9 +137,14 @@ class Reaper:
             log.warning("No thread for the reaper: %s", error)
             return False
 
-    def running_here(self) -> bool:
-        """Is the calling thread the reaper's?"""
-        return self._ident == threading.get_ident()
+    def delayed_here(self) -> bool:
+        """Would what blocks the calling thread delay all pools?
+
+        As it is the reaper's, or has the lock of the reaper's helpers.
+        """
+        if self._ident == threading.get_ident():
+            return True
+        return self._crew.locked_here()
 
     def run_soon(self, pool: Any, errand: Callable[[], object]) -> None:
         """Anywhere, any time: have a helper do what may block."""

@@ -259,8 +259,8 @@ class StockedPool(OpeningPool):
         if process.forked():
             return
         try:
-            if reaper.running_here():
-                # which only schedules: a reset may block
+            if reaper.delayed_here():
+                # a reset may block
                 reaper.run_soon(self, lambda: self._return_quietly(ref))
             else:
                 self.queue.run_outside(lambda: self._return_quietly(ref))

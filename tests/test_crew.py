@@ -8,10 +8,14 @@ import weakref
 
 import pytest
 from stub import PATIENCE
+from stub import Driver
 from stub import Gate
+from stub import HookedLock
 from stub import until
 
+from sa_reaperpool import ReaperPool
 from sa_reaperpool.crew import Crew
+from sa_reaperpool.reaper import reaper
 
 
 def test_a_task_that_hangs_delays_no_other_owner():
@@ -161,3 +165,23 @@ def test_a_helper_keeps_nothing_alive_afterwards():
     del owner
     assert gone() is None
     gate.open()
+
+
+def test_what_the_garbage_collector_returns_blocks_no_crew(monkeypatch):
+    """A helper meets it inside the lock that the reaper needs."""
+    driver = Driver()
+    pool = ReaperPool(driver.connect, reaping_frequency=60)
+    reset_under_lock = []
+    driver.when_reset = lambda connection: reset_under_lock.append(
+        lock._is_owned()
+    )
+    handles = [pool.connect()]
+    lock = HookedLock()
+    monkeypatch.setattr(reaper._crew, "_lock", lock)
+    # whoever comes first, the reaper's own thread or this one
+    lock.hooks["begin"] = handles.clear
+    assert not reaper._crew.understaffed
+    until(lambda: reset_under_lock)
+    assert reset_under_lock == [False]
+    assert pool.stats().in_use == 0
+    pool.dispose()
