@@ -225,6 +225,8 @@ def test_no_thread_for_the_reaper_is_no_error(driver, monkeypatch):
         patch.setattr(threading.Thread, "start", start)
         # another pool's reaper may be there already
         patch.setattr("sa_reaperpool.reaper.reaper._thread", None)
+        # undone at the end: it is not tried again for a while, else
+        patch.setattr("sa_reaperpool.reaper.reaper._try_at", 0.0)
         pool.connect().invalidate()
         assert not pool.started
     pool.connect().close()
