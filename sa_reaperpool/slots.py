@@ -143,8 +143,10 @@ class Slots(Generic[E]):
         self._nudge()
 
     def _nudge(self) -> None:
-        """A slot may have come free; called anywhere, any time."""
-        raise NotImplementedError
+        """A slot may have come free; called anywhere, any time.
+
+        Here nobody waits for it; line.py is told.
+        """
 
     # what follows is called with the lock held
 
