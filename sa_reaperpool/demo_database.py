@@ -311,9 +311,6 @@ def _parsed(given: str) -> URL:
             "postgresql+psycopg2://user:password@host/database, where an @ "
             "in a password is written %40, and a ? %3F"
         ) from None
-    if "@" in (url.host or ""):
-        # what is taken for the host begins with the password's end
-        raise Unusable("an @ in a user's name or password is written %40")
 
     # The demo chooses pool and options itself, for both.
     plugins = url.query.get("plugin", ())

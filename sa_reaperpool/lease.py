@@ -20,7 +20,7 @@ The states of a pooled connection, and who may move it::
   reclaim fences the handle and closes it.  The loser does nothing.
 * *in transit*: neither; only a frame refers to the entry (it is being
   opened, checked, reset or closed).  If that frame is interrupted, the entry
-  is garbage, and its slot is free (see queue.py).
+  is garbage, and its slot is free (see slots.py).
 
 A handle's class says which of these it is in: a ``Handle`` while leased, a
 plain SQLAlchemy handle once it ended well, and a ``ReclaimedHandle`` once

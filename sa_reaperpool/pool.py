@@ -1,7 +1,7 @@
 """ReaperPool: what users call.
 
 The states of a connection are written down in lease.py, those of a slot in
-queue.py.  The verbs here are short, and each calls one part: a checkout can
+slots.py.  The verbs here are short, and each calls one part: a checkout can
 be read from :meth:`.ReaperPool.connect` downwards, through stock.py.
 """
 

@@ -1,46 +1,13 @@
 """Idle entries, the threads that wait for one, and the limit.
 
-The queue knows nothing of connections.  An *entry* is any object that can
-be referred to weakly; the queue makes one, with the function it is given,
-whenever a slot is free and a thread wants it.
+The queue knows nothing of connections.  It is three rooms, each on top of
+the next: here are its verbs, in line.py who waits and how they are served,
+and in slots.py which entries count, their states and the limits.
 
-The states of an entry, seen from here::
-
-              make()                    get()
-    (nothing) ------> in somebody's hands <-----> idle
-                             |          put()
-                             v
-                  discard(), or garbage collected
-
-*Capacity is the set of live entries.*  An entry counts from the moment it
-is made until it is discarded or garbage collected, and nothing is counted
-by hand.  So a thread that is interrupted between any two lines, entry in
-hand, loses nothing: with its frame goes the entry, and with the entry the
-slot.
-
-Who may move what: every field below is written under ``_lock`` alone, but
-for ``_inbox`` and ``_errands``, to which anybody appends.  A return never
-blocks on a lock that its own thread holds already, which happens when the
-garbage collector runs a finaliser, or a signal its handler, inside one of
-the critical sections here: the entry then stays in the inbox, and the
-section's owner empties that once it has let go of the lock.
-
-An entry is of use only once it is *made*, which takes a while and is the
-part of who has it.  At most ``max_making`` are being made at a time, and
-that too is a property of the live entries, so that what is lost gives its
-turn back.  Who waits gets what comes first, an entry that is made and idle
-or the turn to make one.  An idle one may have to be made anew; then it is
-*hollow*, and goes only to who has a turn.
-
-The limits may change at any time, and the queue may be closed for good.
-What is in somebody's hands then and one too many is *surplus* when it comes
-back; it counts until it is discarded, so that the next to come back is not
-taken for one too many as well.
-
-A waiting thread is served by whoever frees a slot: the entry is put into
-its hands, in the order in which the threads came.  An idle entry or a free
-slot and a waiter therefore never exist side by side for longer than one
-critical section.
+Most verbs are a critical section, which moves what is to be moved, and
+after it a look at what came in meanwhile.  What moves it is a function that
+is called with the lock held, in one of the other rooms; they say who may
+move what.
 
 The lock lets its own thread in again: a signal's handler, or a finaliser,
 may check out in the middle of a section.  So no section relies on what it
@@ -55,40 +22,18 @@ on the same line has no second time.
 
 from __future__ import annotations
 
-import itertools
-import threading
-import weakref
-from collections import deque
 from time import monotonic
 from time import sleep
 from typing import Callable
-from typing import Generic
-from typing import TypeVar
 
+from .line import Line
+from .slots import E
 from .waiter import GONE
 from .waiter import Place
 from .waiter import Waiter
 
-E = TypeVar("E")
 
-
-class _EntryRef(weakref.ref[E]):
-    __slots__ = ("key", "turn", "place", "back", "making", "hollow", "leaving")
-
-    key: int
-    turn: int
-    place: int
-    """Among the idle ones, which are in ascending order."""
-
-    back: bool
-    """Is it to be given its place back?"""
-
-    making: bool
-    hollow: bool
-    leaving: bool
-
-
-class FairQueue(Generic[E]):
+class FairQueue(Line[E]):
     """Hands out entries, first come, first served, up to a limit.
 
     :param make: makes an entry; called under the lock, so it must be quick.
@@ -107,78 +52,7 @@ class FairQueue(Generic[E]):
 
     """
 
-    def __init__(
-        self,
-        make: Callable[[], E],
-        surplus: Callable[[E], object],
-        *,
-        maxsize: int = 0,
-        limit: int | None = None,
-        max_making: int | None = None,
-        use_lifo: bool = False,
-    ):
-        self.maxsize = maxsize
-        self.limit = limit
-        self.max_making = max_making
-        self.use_lifo = use_lifo
-        self.closed = False
-        self.queue: deque[E] = deque()
-        self.waits = 0
-        self.waited = 0.0
-        self.longest_wait = 0.0
-        self._make = make
-        self._surplus = surplus
-        self._lock = threading.RLock()
-        self._live: dict[int, _EntryRef[E]] = {}
-        self._waiters: deque[Waiter] = deque()
-        # these have an entry, and so have been served before
-        self._makers: deque[Waiter] = deque()
-        self._turns = itertools.count()
-        # with the turn at which it was: what was given twice by lines that
-        # were interrupted, or withdrawn since, has another
-        self._inbox: deque[tuple[E, int] | None] = deque()
-        self._excess: deque[E] = deque()
-        self._errands: deque[Callable[[], object]] = deque()
-        self._watchers: deque[Waiter] = deque()
-        # may there be more entries than are to stay?
-        self._shedding = False
-
     # looking
-
-    def qsize(self) -> int:
-        return len(self.queue)
-
-    def empty(self) -> bool:
-        return not self.queue
-
-    def live(self) -> int:
-        """How many entries count: idle, or in somebody's hands."""
-        return len(self._live)
-
-    def making(self) -> int:
-        """How many are being made."""
-        return sum(ref.making for ref in list(self._live.values()))
-
-    def waiting(self) -> int:
-        """How many threads wait, for an entry or the turn to make one."""
-        return len(self._waiters) + len(self._makers)
-
-    def locked_here(self) -> bool:
-        """Is this very thread inside one of the critical sections?"""
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
-
-    def counts(self, entry: E) -> bool:
-        """Is this one of the live entries?"""
-        return id(entry) in self._live
-
-    def turn(self, entry: E) -> int:
-        """A number that is new whenever this entry is given back.
-
-        While it stays the same, who got the entry has it.  It is -1 if the
-        entry does not count, and never that of another time.
-        """
-        ref = self._live.get(id(entry))
-        return -1 if ref is None else ref.turn
 
     def idle(self) -> list[E]:
         """The idle entries, longest idle first, as a copy."""
@@ -192,12 +66,11 @@ class FairQueue(Generic[E]):
         self._tidy()
         return [entry for ref in refs if (entry := ref()) is not None]
 
-    def inherited(self) -> list[E | None]:
-        """All live entries, in a forked child.
-
-        Without the lock: the thread that holds it is in the parent.
-        """
-        return [ref() for ref in self._live.copy().values()]
+    def line(self) -> list[Waiter]:
+        """Who waits and has not been served, in order, as a copy."""
+        with self._lock: line = self._unserved()  # fmt: skip
+        self._tidy()
+        return line
 
     # taking
 
@@ -262,9 +135,7 @@ class FairQueue(Generic[E]):
 
         """
         waiter = Waiter()
-        return self._wait(
-            waiter, timeout, lambda: self._swap(entry, waiter)
-        )
+        return self._wait(waiter, timeout, lambda: self._swap(entry, waiter))
 
     def made(self, entry: E) -> None:
         """This entry is made, or could not be; somebody else may make one."""
@@ -300,12 +171,6 @@ class FairQueue(Generic[E]):
             if waiter.entry is not GONE and waiter.own is None:
                 self.put(waiter.entry)
             raise
-
-    def line(self) -> list[Waiter]:
-        """Who waits and has not been served, in order, as a copy."""
-        with self._lock: line = self._unserved()  # fmt: skip
-        self._tidy()
-        return line
 
     def leave_if(self, waiter: Waiter, due: Callable[[], bool]) -> bool:
         """Leave the line if this says so; nobody moves between the two.
@@ -385,11 +250,6 @@ class FairQueue(Generic[E]):
             # shortest sleep there is, some 50 microseconds, is long enough
             # for the other to be there; sleep(0) often is not.
             sleep(1e-6)
-
-    def discard(self, entry: E) -> None:
-        """The entry counts no more; its slot is free."""
-        self._live.pop(id(entry), None)
-        self._nudge()
 
     def forget(self) -> list[E]:
         """No entry counts any more; return those that were idle."""
@@ -473,398 +333,3 @@ class FairQueue(Generic[E]):
             self._errands.append(errand)
         else:
             errand()
-
-    def unsettled(self) -> bool:
-        """Did an interrupted line leave something to :meth:`.purge`?"""
-        if self._inbox or self._errands or self._excess:
-            return True
-        if None in [ref() for ref in list(self._live.values())]:
-            return True
-        if self.closed:
-            return bool(self.waiting() or self.queue)
-        # served, but not woken
-        waiters = [*self._waiters.copy(), *self._makers.copy()]
-        if any(waiter.entry is not None for waiter in waiters):
-            return True
-        with self._lock: return self._overdue()  # fmt: skip
-
-    def settle(self) -> None:
-        """Bring together what is free and who waits.
-
-        Called wherever either may have changed; harmless at any other time.
-        """
-        while True:
-            with self._lock: self._match()  # fmt: skip
-            while self._excess:
-                self._close_excess()
-            while self._errands:
-                self._run_errand()
-            if not self._inbox:
-                return
-
-    def _close_excess(self) -> None:
-        entry = None
-        try:
-            entry = self._excess.popleft()
-            self._surplus(entry)
-        except IndexError:
-            # another thread was faster
-            if entry is not None:
-                raise
-        except Exception:
-            if entry is not None:
-                self.discard(entry)
-            raise
-        except BaseException:
-            # interrupted, where nobody knows: for who settles next
-            if entry is not None:
-                self._excess.append(entry)
-            raise
-
-    def _run_errand(self) -> None:
-        try:
-            errand = self._errands.popleft()
-        except IndexError:
-            # another thread was faster
-            return
-        errand()
-
-    def _tidy(self) -> None:
-        """After each critical section: what came in while it lasted."""
-        if self._inbox or self._errands:
-            self._kick()
-
-    def _nudge(self) -> None:
-        self._inbox.append(None)
-        self._kick()
-
-    def _kick(self) -> None:
-        if not self.locked_here():
-            self.settle()
-
-    # what follows is called with the lock held
-
-    def _swap(self, entry: E, waiter: Waiter) -> None:
-        ref = self._live.get(id(entry))
-        if ref is not None:
-            ref.making, ref.hollow, ref.back = False, True, True
-        # one line, so that nothing is ever between the two
-        given = (entry, -1 if ref is None else ref.turn)
-        self._waiters.appendleft(waiter); self._inbox.append(given)  # fmt: skip  # noqa: E501
-
-    def _next(self) -> E | None:
-        while self.queue:
-            place = -1 if self.use_lifo else 0
-            if self.max_making is not None and not self._has_turn():
-                found = self._first_made()
-                if found is None:
-                    return None
-                place = found
-            try:
-                entry = self.queue[place]
-                ref = self._live.get(id(entry))
-                # Each in one line, so that an interruption finds it in the
-                # queue, or this frame, that somebody may keep, is left; and
-                # so that nobody takes it between the look and the taking.
-                if ref is not None and ref.hollow:
-                    if self.queue[place] is entry: del self.queue[place]; ref.hollow, ref.making = False, True; return entry  # fmt: skip  # noqa: E501
-                elif self.queue[place] is entry: del self.queue[place]; return entry  # fmt: skip  # noqa: E501
-            except IndexError:
-                pass
-            # a handler, in this very thread, was faster
-        return self._new() if self._has_turn() else None
-
-    def _first_made(self) -> int | None:
-        # of a copy, as a handler may take one of them meanwhile
-        places = list(enumerate(list(self.queue)))
-        for place, entry in reversed(places) if self.use_lifo else places:
-            ref = self._live.get(id(entry))
-            if ref is None or not ref.hollow:
-                return place
-        return None
-
-    def _has_turn(self) -> bool:
-        return self.max_making is None or self.making() < self.max_making
-
-    def _has_room(self) -> bool:
-        return self.limit is None or len(self._live) < self.limit
-
-    def _begin(self, entry: E) -> bool:
-        ref = self._live.get(id(entry))
-        # one that does not count makes no difference to those that do
-        if ref is not None and not ref.making:
-            if self.closed or not self._has_turn():
-                return False
-            ref.making = True
-        return True
-
-    def _overdue(self) -> bool:
-        """Is there something for somebody who waits?"""
-        turn = self._has_turn()
-        if self._makers and turn:
-            return True
-        if not self._waiters:
-            return False
-        if turn and (self.queue or self._has_room()):
-            return True
-        return self._first_made() is not None
-
-    def _spare(self) -> E | None:
-        # it waits for its turn when it comes to that
-        return None if self._waiters else self._new(making=False)
-
-    def _new(self, making: bool = True) -> E | None:
-        if self.closed or not self._has_room():
-            return None
-        entry = self._make()
-        try:
-            return entry if self._count(entry, making) else None
-        except BaseException:
-            self._live.pop(id(entry), None)
-            raise
-
-    def _count(self, entry: E, making: bool = False) -> bool:
-        """Let this one count, unless a handler has taken the last room."""
-        ref = _EntryRef(entry, self._entry_died)
-        ref.key = id(entry)
-        ref.turn = ref.place = next(self._turns)
-        ref.making = making
-        ref.back = ref.hollow = ref.leaving = False
-        self._live[ref.key] = ref
-        if self._above():
-            self._live.pop(ref.key, None)
-            return False
-        return True
-
-    def _entry_died(self, ref: weakref.ref[E]) -> None:
-        # anywhere, any time: in a thread that holds the lock as well
-        key = ref.key  # type: ignore[attr-defined]
-        if self._live.get(key) is ref:
-            self._live.pop(key, None)
-        self._nudge()
-
-    def _lay_down(self, entry: E) -> bool:
-        """The usual return: nobody waits, and there is room."""
-        ref = self._live.get(id(entry))
-        full = 0 < self.maxsize <= len(self.queue)
-        asked_for = self._waiters or self._makers
-        if ref is not None and not (
-            full or asked_for or self._inbox or self._shedding
-        ):
-            self._shelve(entry)
-            return True
-        self._inbox.append((entry, -1 if ref is None else ref.turn))
-        return False
-
-    def _shelve(self, entry: E) -> None:
-        ref = self._live.get(id(entry))
-        if ref is None:
-            # a handler has forgotten all: is there room for it?
-            self._inbox.append((entry, -1))
-            return
-        turn = next(self._turns)
-        where = len(self.queue)
-        if ref.back:
-            while where and self._place(where - 1) > ref.place:
-                where -= 1
-        else:
-            ref.place = turn
-        # one line, so that nothing is ever between the two
-        ref.turn = turn; self.queue.insert(where, entry)  # fmt: skip  # noqa: E501
-
-    def _place(self, index: int) -> int:
-        try:
-            ref = self._live.get(id(self.queue[index]))
-        except IndexError:
-            # a handler has taken it
-            return -1
-        return -1 if ref is None else ref.place
-
-    def _match(self) -> None:
-        """Serve who waits; set aside what is one idle entry too many."""
-        while self._inbox:
-            given = self._inbox.popleft()
-            if given is None:
-                continue
-            entry, turn = given
-            if turn != self.turn(entry):
-                continue
-            if self._stays(entry):
-                self._shelve(entry)
-            else:
-                self._excess.append(entry)
-        if self._shedding:
-            self._shed_idle()
-        # those who have an entry have waited for that before
-        self._serve(self._makers)
-        self._serve(self._waiters)
-        while self._crowded():
-            self._set_aside(-1)
-        while self.closed and self._watchers:
-            self._watchers[0].wake()
-            self._watchers.popleft()
-
-    def _serve(self, line: deque[Waiter]) -> None:
-        while line:
-            waiter = line[0]
-            if waiter.entry is None:
-                waiter.entry = self._find(waiter)
-                if waiter.entry is None and self.closed:
-                    waiter.entry = GONE
-                if waiter.entry is None:
-                    return
-                self._waited_for(waiter)
-            # In this order: if these lines are torn apart, a waiter that
-            # was served stays in line, and is passed over the next time.
-            waiter.wake()
-            line.popleft()
-
-    def _find(self, waiter: Waiter) -> E | None:
-        if waiter.own is None:
-            return self._next()
-        return waiter.own if self._begin(waiter.own) else None
-
-    def _stays(self, entry: E) -> bool:
-        if self.closed:
-            return False
-        if id(entry) in self._live:
-            return not (self._shedding and self._leaves(entry))
-        return self._has_room() and self._count(entry)
-
-    def _leaves(self, entry: E) -> bool:
-        """Is this one beyond the limit?  If so, it is from then on."""
-        ref = self._live.get(id(entry))
-        if ref is None:
-            return True
-        if self._too_many():
-            ref.leaving = True
-        return ref.leaving
-
-    def _too_many(self) -> bool:
-        refs = list(self._live.values())
-        return self._above(leaving=sum(ref.leaving for ref in refs))
-
-    def _above(self, leaving: int = 0) -> bool:
-        if self.limit is None:
-            return False
-        return len(self._live) - leaving > self.limit
-
-    def _crowded(self) -> bool:
-        return 0 < self.maxsize < len(self.queue)
-
-    def _mark(self, entry: E) -> None:
-        ref = self._live.get(id(entry))
-        if ref is not None:
-            ref.leaving = True
-
-    def _set_aside(self, place: int) -> None:
-        """Make an idle one surplus: the first, or the last."""
-        if self.queue: entry = self.queue[place]; del self.queue[place]; self._excess.append(entry); self._mark(entry)  # fmt: skip  # noqa: E501
-
-    def _longest_idle(self) -> E | None:
-        return self.queue[0] if self.queue else None
-
-    def _shed_idle(self) -> None:
-        while (entry := self._longest_idle()) is not None:
-            if not (self.closed or self._leaves(entry)):
-                break
-            # unless a handler was faster
-            if self.queue and self.queue[0] is entry: self._excess.append(self.queue.popleft())  # fmt: skip  # noqa: E501
-        self._shedding = self.closed or self._above()
-
-    def _resize(self, maxsize: int, limit: int | None) -> None:
-        self.maxsize, self.limit, self._shedding = maxsize, limit, True
-        # so that this is not forgotten if nobody settles
-        self._inbox.append(None)
-        while self._crowded():
-            self._set_aside(0)
-
-    def _close(self) -> None:
-        self.closed = self._shedding = True
-
-    def _unwatch(self, watcher: Waiter) -> None:
-        try:
-            self._watchers.remove(watcher)
-        except ValueError:
-            # woken
-            pass
-
-    def _line_up(self, waiter: Waiter) -> None:
-        place = waiter.place
-        if place is not None and place.most is not None:
-            waiting = [other.place for other in self._unserved()]
-            if sum(other is None or other.counts for other in waiting) >= (
-                place.most
-            ):
-                self._serve_or_turn_away(waiter, place)
-                return
-        self._waiters.append(waiter)
-
-    def _serve_or_turn_away(self, waiter: Waiter, place: Place) -> None:
-        # one may have come free since it looked
-        waiter.entry = None if self._waiters else self._next()
-        if waiter.entry is None:
-            waiter.entry = GONE
-            place.turned_away = True
-        waiter.wake()
-
-    def _unserved(self) -> list[Waiter]:
-        return [each for each in self._waiters if each.entry is None]
-
-    def _leave_if(self, waiter: Waiter, due: Callable[[], bool]) -> bool:
-        if waiter.entry is not None or not due():
-            return False
-        self._leave(waiter)
-        return True
-
-    def _leave(self, waiter: Waiter) -> None:
-        if waiter.entry is None:
-            waiter.entry = GONE
-            self._waited_for(waiter)
-        try:
-            line = self._waiters if waiter.own is None else self._makers
-            line.remove(waiter)
-        except ValueError:
-            pass
-
-    def _waited_for(self, waiter: Waiter) -> None:
-        elapsed = monotonic() - waiter.since
-        self.waits += 1
-        self.waited += elapsed
-        if elapsed > self.longest_wait:
-            self.longest_wait = elapsed
-
-    def _purge(self, key: int, ref: _EntryRef[E]) -> None:
-        # its number may have been given to another entry meanwhile
-        if self._live.get(key) is ref:
-            del self._live[key]
-
-    def _withdraw(self, entry: E, turn: int) -> bool:
-        ref = self._live.get(id(entry))
-        if ref is None:
-            # it counts no more, so that nobody gets it
-            return turn == -1
-        if ref.turn != turn:
-            return False
-        # from here on nobody else has it, nor what lies in the inbox
-        ref.turn = next(self._turns)
-        return True
-
-    def _remove(self, entry: E, turn: int | None) -> bool:
-        if turn is not None and self.turn(entry) != turn:
-            return False
-        try:
-            self.queue.remove(entry)
-        except ValueError:
-            return False
-        return True
-
-    def _forget(self) -> list[E]:
-        self._live.clear()
-        idle = []
-        # one by one, as a handler may take one of them meanwhile
-        while True:
-            try:
-                idle.append(self.queue.popleft())
-            except IndexError:
-                return idle

@@ -12,6 +12,7 @@ from queues import Queue
 from queues import waiters
 
 from sa_reaperpool import queue as queue_module
+from sa_reaperpool import slots
 
 # the limit
 
@@ -133,7 +134,7 @@ def test_purge_finds_a_slot_whose_loss_nobody_noticed():
     queue._entry_died = None
     queue._live.clear()
     # a reference whose callback never came
-    ref = queue_module._EntryRef(entry)
+    ref = slots._EntryRef(entry)
     ref.key = id(entry)
     queue._live[ref.key] = ref
     [task] = waiters(queue, 1, [])
@@ -147,7 +148,7 @@ def test_purge_finds_a_slot_whose_loss_nobody_noticed():
 
 def late_reference(entry):
     """To one that died at the same address, before this one was made."""
-    late = queue_module._EntryRef(Entry())
+    late = slots._EntryRef(Entry())
     assert late() is None
     late.key = id(entry)
     return late

@@ -21,7 +21,9 @@ from stub import HookedLock
 from stub import Task
 from stub import switching_often
 
-from sa_reaperpool import queue as queue_module
+from sa_reaperpool import line
+from sa_reaperpool import queue as verbs
+from sa_reaperpool import slots
 
 SECTIONS = {
     "idle": lambda queue, idle: queue.idle(),
@@ -41,6 +43,9 @@ SECTIONS = {
 }
 
 
+ROOMS = {room.__file__ for room in (verbs, line, slots)}
+
+
 class HandlerAtLine:
     """Runs a handler at the nth line inside a queue's critical sections.
 
@@ -53,7 +58,7 @@ class HandlerAtLine:
         self.handler = handler
 
     def trace(self, frame, event, arg):
-        if frame.f_code.co_filename != queue_module.__file__:
+        if frame.f_code.co_filename not in ROOMS:
             return None
         if event == "line" and self.queue.locked_here() and self.left >= 0:
             self.left -= 1
