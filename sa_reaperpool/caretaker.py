@@ -179,6 +179,8 @@ class Caretaker:
         return self._running(lease)
 
     def _running(self, lease: Lease) -> bool:
+        if lease.worked_on():
+            return True
         connection = lease.entry.driver_connection
         return self._pool.may_look_into(connection) and liveness.running(
             connection

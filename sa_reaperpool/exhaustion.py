@@ -242,6 +242,8 @@ class Exhaustion:
         return self._runs(lease)
 
     def _runs(self, lease: Lease) -> bool:
+        if lease.worked_on():
+            return True
         connection = lease.entry.driver_connection
         return self._pool.may_look_into(connection) and liveness.running(
             connection

@@ -18,6 +18,7 @@ from .lease import Lease
 from .lease import called_by_sqlalchemy
 from .lease import caught_by_sqlalchemy
 from .lost import warn_of_lost
+from .transactions import EXECUTE
 
 if TYPE_CHECKING:
     from .level import Level
@@ -63,6 +64,7 @@ class Noting:
         lease = self.lease
         try:
             lease.touch()
+            lease.begin_work()
             (lease.level or self.dbapi_connection).commit()
         except ReservationError:
             if lease.level is not None and called_by_sqlalchemy(2):
@@ -71,16 +73,21 @@ class Noting:
         except BaseException as error:
             _failed(self, error)
             raise
+        finally:
+            lease.end_work()
 
     def rollback(self) -> None:
+        lease = None
         try:
             lease = self.lease
             if lease.level is None:
                 lease.touch()
+                lease.begin_work()
                 self.dbapi_connection.rollback()
             else:
                 # by any thread
                 lease.taken_out()
+                lease.begin_work()
                 if not (called_by_sqlalchemy(2) and _in_vain(lease.level)):
                     lease.level.rollback()
         except BaseException as error:
@@ -88,6 +95,9 @@ class Noting:
                 return
             _failed(self, error)
             raise
+        finally:
+            if lease is not None:
+                lease.end_work()
 
     def __getattr__(self, key: str) -> Any:
         lease = self.__dict__.get("lease")
@@ -96,7 +106,9 @@ class Noting:
         lease.touch()
         found = getattr(self.dbapi_connection, key)
         level = lease.level
-        return found if level is None else level.attribute(key, found)
+        if level is not None:
+            return level.attribute(key, found)
+        return _watched(lease, found) if key in EXECUTE else found
 
 
 class Joining:
@@ -148,8 +160,10 @@ class Joining:
         return cursor
 
     def commit(self) -> None:
+        lease = None
         try:
-            self._lease()
+            lease = self._lease()
+            lease.begin_work()
             self.level.commit()
         except ReservationError:
             if called_by_sqlalchemy(2):
@@ -158,6 +172,9 @@ class Joining:
         except BaseException as error:
             _failed(self.base, error)
             raise
+        finally:
+            if lease is not None:
+                lease.end_work()
 
     def rollback(self) -> None:
         if called_by_sqlalchemy(2):
@@ -291,6 +308,29 @@ def _in_vain(level: Level) -> bool:
     if level.idle:
         return True
     return not level.in_transaction() and caught_by_sqlalchemy(JoinError)
+
+
+def _watched(lease: Lease, method: Any) -> Any:
+    """A connection's own way to execute something, which gives a cursor.
+
+    sqlite3 and psycopg have some beside those of their cursors.
+    """
+    if not hasattr(type(getattr(method, "__self__", None)), "cursor"):
+        # no DBAPI connection
+        return method
+
+    def call(*args: Any, **kw: Any) -> Any:
+        lease.touch()
+        lease.begin_work()
+        try:
+            result = method(*args, **kw)
+        finally:
+            lease.end_work()
+        if hasattr(result, "fetchone"):
+            lease.watch(result)
+        return result
+
+    return call
 
 
 def _failed(handle: Any, error: BaseException) -> None:
