@@ -38,6 +38,9 @@ class Held:
     busy: bool = False
     """Does it run a command?"""
 
+    reads: bool = False
+    """Is a cursor of it open?"""
+
     @property
     def ended(self) -> bool:
         """Have all its holders ended?"""
@@ -82,6 +85,9 @@ class Scene:
 
     name: str | None = None
 
+    within: int = 0
+    """Connections of the checkouts that this one is in the midst of."""
+
 
 class Verdict(NamedTuple):
     """Why nothing came free."""
@@ -103,6 +109,8 @@ def verdict(scene: Scene) -> Verdict:
     """
     if _is_unreachable(scene):
         return Verdict("unreachable", _unreachable(scene))
+    if scene.within:
+        return Verdict("nested", _within(scene))
     leases = [held for held in scene.leases if not held.info.kept]
     own = [held for held in leases if held.own]
     if own and (len(own) == len(scene.leases) or not scene.deadlock):
@@ -149,7 +157,31 @@ def _nested(scene: Scene, own: Sequence[Held]) -> str:
     )
     if len(own) == len(scene.leases):
         what += "; a deadlock, since it waits for itself"
+    others = [
+        held
+        for held in scene.leases
+        if not (held.own or held.info.kept) and _is_leaked(held, scene)
+    ]
+    if others:
+        what += f"; and a leak, maybe: {_longest(others)}"
     return what + ".  See reservation='thread'."
+
+
+def _within(scene: Scene) -> str:
+    return (
+        f"Nested checkout: this thread itself holds {scene.within} of "
+        f"{len(scene.leases) + scene.within} connections in use, whose "
+        "checkout is not over: a listener of the pool's events asks for "
+        "another one."
+    )
+
+
+def _longest(leases: Sequence[Held]) -> str:
+    longest = max(leases, key=lambda held: held.info.held_for)
+    return (
+        f"{len(leases)} held far longer than usual, the longest for "
+        f"{_time(longest.info.held_for)}, taken at {longest.info.where}"
+    )
 
 
 def _deadlock(scene: Scene) -> str:
@@ -192,6 +224,9 @@ def _leak(scene: Scene, leaked: Sequence[Held]) -> str:
         what += f"; of {ended} all holders have ended"
     if busy:
         what += f"; {busy} run a statement, which may be slow or blocked"
+    reading = sum(held.reads and not held.busy for held in leaked)
+    if reading:
+        what += f"; {reading} have an open cursor, and may run a statement"
     return what + "."
 
 
@@ -259,6 +294,8 @@ def _line(held: Held) -> str:
         parts.append(f"{negation}in a transaction")
     if held.busy:
         parts.append("runs a statement")
+    elif held.reads:
+        parts.append("a cursor is open")
     if held.waits:
         parts.append("waits for this pool")
     if info.kept:
@@ -268,10 +305,15 @@ def _line(held: Held) -> str:
 
 def _names(held: Held) -> str:
     names = [
-        f"{holder.name} {'alive' if holder.alive else 'ended'}"
+        f"{_one_line(holder.name)} {'alive' if holder.alive else 'ended'}"
         for holder in held.info.holders
     ]
     return _listed(names, "; ")
+
+
+def _one_line(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= 60 else f"{name[:57]}..."
 
 
 def _places(leases: Iterable[Held]) -> str:

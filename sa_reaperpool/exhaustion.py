@@ -210,9 +210,7 @@ class Exhaustion:
         for lease in leases:
             if self._goes_on(lease):
                 return None
-            cursors = cursors or any(
-                liveness.cursor_open(cursor) for cursor in lease.cursors()
-            )
+            cursors = cursors or _reads(lease)
         return Circle(
             leases,
             [line[member] for member in members],
@@ -371,6 +369,7 @@ class Exhaustion:
                 else None
             ),
             name=pool.given_name,
+            within=pool._checkouts.outer_ones(),
         )
 
     def _held(
@@ -389,6 +388,7 @@ class Exhaustion:
             own=lease.last_holder is asking,
             waits=deadlock.stuck(lease, waiting),
             busy=self._runs(lease),
+            reads=_reads(lease),
         )
 
     def _was_deadlock(self, place: Place, now: float) -> bool:
@@ -406,6 +406,10 @@ class Exhaustion:
                 circle.over = now
         over = now if circle.over is None else circle.over
         return over - circle.since >= (now - place.since) / 2
+
+
+def _reads(lease: Lease) -> bool:
+    return any(liveness.cursor_open(cursor) for cursor in lease.cursors())
 
 
 def _mark(circle: Circle, place: Place) -> bool:

@@ -12,6 +12,7 @@ import threading
 import pytest
 from actors import Actor
 from rounds import Clock
+from sqlalchemy import event
 from stub import Driver
 from stub import Gate
 from stub import StubError
@@ -142,6 +143,37 @@ def test_nested(driver, clock, cast):
     assert error.reason == "nested"
     assert "this thread itself holds 1 of 2" in error.verdict
     assert f"{__file__}:" in error.verdict
+    handle.close()
+
+
+@pytest.mark.parametrize("name", ["connect", "checkout"])
+def test_nested_in_a_listener(driver, clock, name):
+    """What the outer one has is nobody's lease yet."""
+    pool = a_pool(driver, pool_size=1)
+    told = []
+
+    def listener(*args):
+        told.append(refusal(pool))
+
+    event.listen(pool, name, listener)
+    pool.connect().close()
+    assert told[0].reason == "nested"
+    assert "holds 1 of 1 connections in use, whose" in told[0].verdict
+    event.remove(pool, name, listener)
+    # and that is over
+    with pool.connect() as handle:
+        pool.keep(handle)
+        assert refusal(pool).reason == "small"
+
+
+def test_an_open_cursor_is_shown(driver, clock, cast):
+    pool = a_pool(driver, pool_size=1)
+    actor = cast(pool, "reader")[0]
+    handle = actor.take()
+    cursor = actor.have(handle.cursor)
+    assert ", a cursor is open, at" in str(refusal(pool))
+    cursor.close()
+    assert "a cursor" not in str(refusal(pool))
     handle.close()
 
 
