@@ -62,9 +62,10 @@ class Noting:
 
     def commit(self) -> None:
         lease = self.lease
+        begun = None
         try:
             lease.touch()
-            lease.begin_work()
+            begun = lease.begin_work()
             (lease.level or self.dbapi_connection).commit()
         except ReservationError:
             if lease.level is not None and called_by_sqlalchemy(2):
@@ -74,20 +75,20 @@ class Noting:
             _failed(self, error)
             raise
         finally:
-            lease.end_work()
+            lease.end_work(begun)
 
     def rollback(self) -> None:
-        lease = None
+        lease = begun = None
         try:
             lease = self.lease
             if lease.level is None:
                 lease.touch()
-                lease.begin_work()
+                begun = lease.begin_work()
                 self.dbapi_connection.rollback()
             else:
                 # by any thread
                 lease.taken_out()
-                lease.begin_work()
+                begun = lease.begin_work()
                 if not (called_by_sqlalchemy(2) and _in_vain(lease.level)):
                     lease.level.rollback()
         except BaseException as error:
@@ -97,7 +98,7 @@ class Noting:
             raise
         finally:
             if lease is not None:
-                lease.end_work()
+                lease.end_work(begun)
 
     def __getattr__(self, key: str) -> Any:
         lease = self.__dict__.get("lease")
@@ -160,10 +161,10 @@ class Joining:
         return cursor
 
     def commit(self) -> None:
-        lease = None
+        lease = begun = None
         try:
             lease = self._lease()
-            lease.begin_work()
+            begun = lease.begin_work()
             self.level.commit()
         except ReservationError:
             if called_by_sqlalchemy(2):
@@ -174,7 +175,7 @@ class Joining:
             raise
         finally:
             if lease is not None:
-                lease.end_work()
+                lease.end_work(begun)
 
     def rollback(self) -> None:
         if called_by_sqlalchemy(2):
@@ -321,11 +322,11 @@ def _watched(lease: Lease, method: Any) -> Any:
 
     def call(*args: Any, **kw: Any) -> Any:
         lease.touch()
-        lease.begin_work()
+        begun = lease.begin_work()
         try:
             result = method(*args, **kw)
         finally:
-            lease.end_work()
+            lease.end_work(begun)
         if hasattr(result, "fetchone"):
             lease.watch(result)
         return result

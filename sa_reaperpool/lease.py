@@ -184,13 +184,20 @@ class Lease:
             self._last = holder
             self._add(holder)
 
-    def begin_work(self) -> None:
-        """Who used it last begins a command; :meth:`.end_work` follows."""
-        self.working = self._last
+    def begin_work(self) -> Holder:
+        """Who used it last begins a command.
 
-    def end_work(self) -> None:
-        self._used = monotonic()
-        self.working = None
+        :return: for :meth:`.end_work`, which follows.
+
+        """
+        self.working = holder = self._last
+        return holder
+
+    def end_work(self, begun: Holder | None) -> None:
+        """It is over, if it has begun."""
+        if begun is not None:
+            self._used = monotonic()
+            self.working = None
 
     def worked_on(self) -> bool:
         """Is such a command being run?

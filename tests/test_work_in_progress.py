@@ -15,6 +15,7 @@ from stub import Task
 from stub import in_ended_thread
 
 from sa_reaperpool import ConnectionReclaimed
+from sa_reaperpool import NotOwner
 
 
 @pytest.fixture
@@ -115,3 +116,25 @@ def test_the_connections_own_execute_that_takes_long(clock):
     assert closed(pool) == {}
     gate.open()
     assert task.result() == [(None,)]
+
+
+def test_another_threads_refused_commit_ends_nothing(driver, clock):
+    pool = a_pool(driver, reclaim_timeout=40)
+    gate = Gate()
+    told = []
+
+    def use():
+        told.append(pool.connection())
+        driver.connections[0].commit = gate
+        told[0].commit()
+        pool.release_connection()
+
+    task = Task(use)
+    gate.wait()
+    with pytest.raises(NotOwner):
+        told[0].commit()
+    for _ in range(4):
+        work(pool, clock, later=41)
+    assert closed(pool) == {}
+    gate.open()
+    task.result()
