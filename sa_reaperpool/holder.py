@@ -39,12 +39,10 @@ class Holder:
     def __init__(self, seat: _Seat):
         thread = _this_thread()
         self._thread = None if thread is None else weakref.ref(thread)
-        self._name = (
-            f"thread {threading.get_ident()}"
-            if thread is None
-            else thread.name
-        )
         self._greenlet = _greenlet()
+        self._name = (
+            _name_of(self._greenlet) if thread is None else thread.name
+        )
         self._seat = weakref.ref(seat, _seat_vacated)
 
     @property
@@ -111,6 +109,13 @@ def _greenlet() -> weakref.ref[Any] | None:
     if module is None or type(_local).__module__ == "_thread":
         return None
     return weakref.ref(module.getcurrent())
+
+
+def _name_of(greenlet: weakref.ref[Any] | None) -> str:
+    """Of the greenlet or thread that runs, of which threading knows none."""
+    # gevent's own greenlets have one
+    name = None if greenlet is None else getattr(greenlet(), "name", None)
+    return str(name or f"thread {threading.get_ident()}")
 
 
 def _this_thread() -> threading.Thread | None:
