@@ -19,6 +19,9 @@ FAR = 10
 BRIEF = 0.1
 """Shorter than this is no sign of anything."""
 
+FRESH = 60.0
+"""Seconds for which a failed connect tells something of the present."""
+
 LINES = 18
 """So many holders have a line of their own in a report."""
 
@@ -74,6 +77,9 @@ class Scene:
     connect_error: str | None = None
     """The newest, if nothing has been opened since."""
 
+    failed_ago: float = 0.0
+    """How long ago that was."""
+
     usual: float | None = None
     """How long a connection is held at most, as a rule."""
 
@@ -126,9 +132,16 @@ def verdict(scene: Scene) -> Verdict:
 def _is_unreachable(scene: Scene) -> bool:
     if not scene.opening:
         return False
-    if scene.connect_error is not None:
+    if _fails(scene):
         return True
     return scene.opening_for >= _long(scene)
+
+
+def _fails(scene: Scene) -> bool:
+    """Did a connect fail of late, or while this waited?"""
+    if scene.connect_error is None:
+        return False
+    return scene.failed_ago < max(scene.waited, FRESH)
 
 
 def _long(scene: Scene) -> float:
@@ -144,7 +157,7 @@ def _unreachable(scene: Scene) -> str:
     )
     if scene.opening_for:
         what += f"; a connect is under way for {_time(scene.opening_for)}"
-    if scene.connect_error is not None:
+    if _fails(scene):
         what += "; the newest connect failed (see below)"
     return what + "."
 
@@ -274,7 +287,8 @@ def report(scene: Scene, sentence: str, outcome: str) -> str:
         f"reached, {outcome} (waited {_time(scene.waited)}, {others}{name})",
     ]
     if scene.connect_error is not None:
-        lines.append(f"Newest connect error: {scene.connect_error}")
+        when = "" if _fails(scene) else f", {_time(scene.failed_ago)} ago"
+        lines.append(f"Newest connect error{when}: {scene.connect_error}")
     lines += [f"  {_line(held)}" for held in scene.leases[:LINES]]
     left = len(scene.leases) - LINES
     if left > 0:

@@ -109,6 +109,7 @@ class Exhaustion:
         self._pool_ref = weakref.ref(pool)
         self.habits = Habits()
         self._connect_error: str | None = None
+        self._connect_failed_at = 0.0
         self._telling: set[Holder] = set()
 
     @property
@@ -127,6 +128,7 @@ class Exhaustion:
         """A connect has failed."""
         # as text: an error keeps its frames, and these an entry
         self._connect_error = complaint(error, self._pool.creator)
+        self._connect_failed_at = monotonic()
 
     # waiting
 
@@ -358,6 +360,7 @@ class Exhaustion:
                 default=0.0,
             ),
             connect_error=self._connect_error,
+            failed_ago=now - self._connect_failed_at,
             usual=self.habits.usual(),
             wanted=self.habits.wanted(
                 len(leases), others + 1, now, max(waited, 1.0)

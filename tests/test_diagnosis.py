@@ -83,6 +83,7 @@ SCENES = {
         scene(opening=2, opening_for=31),
         scene(opening=2, opening_for=1, connect_error="refused"),
         scene(opening=1, connect_error="refused"),
+        scene(opening=1, connect_error="x", failed_ago=90, waited=100),
         scene(OWN, opening=1, opening_for=30),
         scene(LONG, opening=1, opening_for=30, usual=0.1),
         scene(opening=1, opening_for=1.5, waited=0.0),
@@ -109,6 +110,8 @@ SCENES = {
         # an error, but nothing is left to be opened
         scene(BRISK, BRISK, connect_error="refused", usual=0.1),
         scene(opening=1, permits=1),
+        # an error of long ago, and what is being opened just now
+        scene(BRISK, opening=1, connect_error="refused", failed_ago=90),
     ],
 }
 EACH = [(reason, each) for reason, list_ in SCENES.items() for each in list_]

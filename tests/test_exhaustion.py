@@ -236,6 +236,25 @@ def test_unreachable_with_what_the_driver_said(driver, clock):
         assert refusal(pool).connect_error is None
 
 
+def test_a_connect_that_failed_long_ago(driver, clock):
+    """What is opened just now is in nobody's way."""
+    pool = a_pool(driver)
+    gate = Gate()
+    driver.then(None, StubError("refused"), gate)
+    handle = pool.connect()
+    with pytest.raises(StubError):
+        pool.connect()
+    clock.now += 3600
+    task = Task(pool.connect)
+    gate.wait()
+    error = refusal(pool)
+    assert error.reason != "unreachable"
+    assert "Newest connect error, 60 min ago: StubError: refused" in str(error)
+    gate.open()
+    task.result().close()
+    handle.close()
+
+
 # max_waiting
 
 
