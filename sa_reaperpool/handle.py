@@ -7,6 +7,9 @@ lease lasts, and :class:`.Refusing` once the pool took the connection back.
 
 from __future__ import annotations
 
+import functools
+from types import BuiltinMethodType
+from types import MethodType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import NoReturn
@@ -18,10 +21,11 @@ from .lease import Lease
 from .lease import called_by_sqlalchemy
 from .lease import caught_by_sqlalchemy
 from .lost import warn_of_lost
-from .transactions import EXECUTE
 
 if TYPE_CHECKING:
     from .level import Level
+
+_METHODS = (MethodType, BuiltinMethodType)
 
 
 class Noting:
@@ -109,7 +113,7 @@ class Noting:
         level = lease.level
         if level is not None:
             return level.attribute(key, found)
-        return _watched(lease, found) if key in EXECUTE else found
+        return _watched(lease, found) if isinstance(found, _METHODS) else found
 
 
 class Joining:
@@ -312,14 +316,15 @@ def _in_vain(level: Level) -> bool:
 
 
 def _watched(lease: Lease, method: Any) -> Any:
-    """A connection's own way to execute something, which gives a cursor.
+    """A connection's own method, which may take long or give a cursor.
 
-    sqlite3 and psycopg have some beside those of their cursors.
+    As sqlite3's ``backup()``, and its ``execute()`` and psycopg's.
     """
     if not hasattr(type(getattr(method, "__self__", None)), "cursor"):
         # no DBAPI connection
         return method
 
+    @functools.wraps(method)
     def call(*args: Any, **kw: Any) -> Any:
         lease.touch()
         begun = lease.begin_work()

@@ -118,6 +118,23 @@ def test_the_connections_own_execute_that_takes_long(clock):
     assert task.result() == [(None,)]
 
 
+def test_the_connections_own_method_that_takes_long(clock):
+    pool = a_pool(SQLite(), reclaim_timeout=40)
+    handle = pool.connect()
+    handle.executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+    gate = Gate()
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
+    task = Task(lambda: handle.backup(copy, progress=gate))
+    gate.wait()
+    for _ in range(4):
+        work(pool, clock, later=41)
+    assert closed(pool) == {}
+    gate.open()
+    task.result()
+    assert copy.execute("SELECT x FROM t").fetchall() == [(1,)]
+    copy.close()
+
+
 def test_another_threads_refused_commit_ends_nothing(driver, clock):
     pool = a_pool(driver, reclaim_timeout=40)
     gate = Gate()
