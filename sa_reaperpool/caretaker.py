@@ -120,6 +120,10 @@ class Caretaker:
             else:
                 continue
             due = again if due is None else min(due, again)
+        exhaustion = pool._exhaustion
+        if exhaustion.suspicious():
+            # which may log
+            submit("deadlock", _bound(exhaustion.look_again, pool))
         return due
 
     def _tend_lost(self, now: float, submit: Submit) -> float | None:
