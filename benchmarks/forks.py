@@ -14,6 +14,10 @@ end: children that hung or failed, server processes that two processes have
 spoken to, errors in the parent, rows that were committed and are not there.
 
 ``--traces`` shows where the threads of a hung child stand.
+
+Unless ``PGGSSENCMODE`` is set, Kerberos is not asked: libpq does so under
+locks of the process, and a child hangs in its first connect, with whatever
+pool, where another thread of the parent had one of those at the fork.
 """
 
 from __future__ import annotations
@@ -399,6 +403,7 @@ def main() -> int:
     arguments = parser.parse_args()
     # of each connection that is taken back
     logging.getLogger("sqlalchemy.pool").setLevel(logging.ERROR)
+    os.environ.setdefault("PGGSSENCMODE", "disable")
     with database(arguments.url) as url:
         result = measure(url, arguments)
     report(result, arguments)

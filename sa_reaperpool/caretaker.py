@@ -120,6 +120,10 @@ class Caretaker:
             else:
                 continue
             due = again if due is None else min(due, again)
+        exhaustion = pool._exhaustion
+        if exhaustion.suspicious():
+            # which may log
+            submit("deadlock", _bound(exhaustion.look_again, pool))
         return due
 
     def _tend_lost(self, now: float, submit: Submit) -> float | None:
@@ -179,6 +183,8 @@ class Caretaker:
         return self._running(lease)
 
     def _running(self, lease: Lease) -> bool:
+        if lease.worked_on():
+            return True
         connection = lease.entry.driver_connection
         return self._pool.may_look_into(connection) and liveness.running(
             connection

@@ -107,6 +107,15 @@ class Checkouts(threading.local, Own):
         limit = self.limit(default)
         return None if limit is None else limit - self.taken()
 
+    def outer_ones(self) -> int:
+        """How many checkouts, in which it is made, have a connection."""
+        checkout = None if self.current is None else self.current.outer
+        count = 0
+        while checkout is not None:
+            count += checkout.entry is not None
+            checkout = checkout.outer
+        return count
+
     def taken(self) -> float:
         """Seconds since this checkout began; 0 outside of one."""
         current = self.current

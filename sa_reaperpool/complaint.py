@@ -31,6 +31,14 @@ _ASSIGNED = re.compile(
 )
 # user:x@host, with or without a scheme before it; x may hold an @
 _BEFORE_HOST = re.compile(r"""([^\s:/@"'(]*):([^\s/]+)@(?=[\w.\[%-])""")
+# what libpq quotes of an address in which it finds no sense: the rest of a
+# password, that should have been quoted there
+_MISREAD = re.compile(
+    r"""(unexpected\ spaces\ found\ in|missing\ "="\ after"""
+    r"""|invalid\ integer\ value|percent-encoded\ value:"""
+    r"""|URI\ query\ parameter:)\s*"[^"]*"?""",
+    re.VERBOSE,
+)
 
 
 def complaint(error: BaseException, creator: Any = None) -> str:
@@ -63,6 +71,7 @@ def redact(text: str, secrets: AbstractSet[str] = frozenset()) -> str:
             text = text.replace(secret, "***")
         else:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "***", text)
+    text = _MISREAD.sub(r'\1 "***"', text)
     text = _ASSIGNED.sub(r"\1\2***", text)
     return _BEFORE_HOST.sub(r"\1:***@", text)
 

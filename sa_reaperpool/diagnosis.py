@@ -19,6 +19,9 @@ FAR = 10
 BRIEF = 0.1
 """Shorter than this is no sign of anything."""
 
+FRESH = 60.0
+"""Seconds for which a failed connect tells something of the present."""
+
 LINES = 18
 """So many holders have a line of their own in a report."""
 
@@ -37,6 +40,9 @@ class Held:
 
     busy: bool = False
     """Does it run a command?"""
+
+    reads: bool = False
+    """Is a cursor of it open?"""
 
     @property
     def ended(self) -> bool:
@@ -71,6 +77,9 @@ class Scene:
     connect_error: str | None = None
     """The newest, if nothing has been opened since."""
 
+    failed_ago: float = 0.0
+    """How long ago that was."""
+
     usual: float | None = None
     """How long a connection is held at most, as a rule."""
 
@@ -81,6 +90,9 @@ class Scene:
     """``max_connecting``, if it is this that was waited for."""
 
     name: str | None = None
+
+    within: int = 0
+    """Connections of the checkouts that this one is in the midst of."""
 
 
 class Verdict(NamedTuple):
@@ -103,6 +115,8 @@ def verdict(scene: Scene) -> Verdict:
     """
     if _is_unreachable(scene):
         return Verdict("unreachable", _unreachable(scene))
+    if scene.within:
+        return Verdict("nested", _within(scene))
     leases = [held for held in scene.leases if not held.info.kept]
     own = [held for held in leases if held.own]
     if own and (len(own) == len(scene.leases) or not scene.deadlock):
@@ -118,9 +132,16 @@ def verdict(scene: Scene) -> Verdict:
 def _is_unreachable(scene: Scene) -> bool:
     if not scene.opening:
         return False
-    if scene.connect_error is not None:
+    if _fails(scene):
         return True
     return scene.opening_for >= _long(scene)
+
+
+def _fails(scene: Scene) -> bool:
+    """Did a connect fail of late, or while this waited?"""
+    if scene.connect_error is None:
+        return False
+    return scene.failed_ago < max(scene.waited, FRESH)
 
 
 def _long(scene: Scene) -> float:
@@ -136,7 +157,7 @@ def _unreachable(scene: Scene) -> str:
     )
     if scene.opening_for:
         what += f"; a connect is under way for {_time(scene.opening_for)}"
-    if scene.connect_error is not None:
+    if _fails(scene):
         what += "; the newest connect failed (see below)"
     return what + "."
 
@@ -149,7 +170,31 @@ def _nested(scene: Scene, own: Sequence[Held]) -> str:
     )
     if len(own) == len(scene.leases):
         what += "; a deadlock, since it waits for itself"
+    others = [
+        held
+        for held in scene.leases
+        if not (held.own or held.info.kept) and _is_leaked(held, scene)
+    ]
+    if others:
+        what += f"; and a leak, maybe: {_longest(others)}"
     return what + ".  See reservation='thread'."
+
+
+def _within(scene: Scene) -> str:
+    return (
+        f"Nested checkout: this thread itself holds {scene.within} of "
+        f"{len(scene.leases) + scene.within} connections in use, whose "
+        "checkout is not over: a listener of the pool's events asks for "
+        "another one."
+    )
+
+
+def _longest(leases: Sequence[Held]) -> str:
+    longest = max(leases, key=lambda held: held.info.held_for)
+    return (
+        f"{len(leases)} held far longer than usual, the longest for "
+        f"{_time(longest.info.held_for)}, taken at {longest.info.where}"
+    )
 
 
 def _deadlock(scene: Scene) -> str:
@@ -192,6 +237,9 @@ def _leak(scene: Scene, leaked: Sequence[Held]) -> str:
         what += f"; of {ended} all holders have ended"
     if busy:
         what += f"; {busy} run a statement, which may be slow or blocked"
+    reading = sum(held.reads and not held.busy for held in leaked)
+    if reading:
+        what += f"; {reading} have an open cursor, and may run a statement"
     return what + "."
 
 
@@ -239,7 +287,8 @@ def report(scene: Scene, sentence: str, outcome: str) -> str:
         f"reached, {outcome} (waited {_time(scene.waited)}, {others}{name})",
     ]
     if scene.connect_error is not None:
-        lines.append(f"Newest connect error: {scene.connect_error}")
+        when = "" if _fails(scene) else f", {_time(scene.failed_ago)} ago"
+        lines.append(f"Newest connect error{when}: {scene.connect_error}")
     lines += [f"  {_line(held)}" for held in scene.leases[:LINES]]
     left = len(scene.leases) - LINES
     if left > 0:
@@ -259,6 +308,8 @@ def _line(held: Held) -> str:
         parts.append(f"{negation}in a transaction")
     if held.busy:
         parts.append("runs a statement")
+    elif held.reads:
+        parts.append("a cursor is open")
     if held.waits:
         parts.append("waits for this pool")
     if info.kept:
@@ -268,10 +319,15 @@ def _line(held: Held) -> str:
 
 def _names(held: Held) -> str:
     names = [
-        f"{holder.name} {'alive' if holder.alive else 'ended'}"
+        f"{_one_line(holder.name)} {'alive' if holder.alive else 'ended'}"
         for holder in held.info.holders
     ]
     return _listed(names, "; ")
+
+
+def _one_line(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= 60 else f"{name[:57]}..."
 
 
 def _places(leases: Iterable[Held]) -> str:

@@ -10,8 +10,9 @@ two threads that close a circle together, only one finds it.
 
 A circle can only be closed by a thread that begins to wait (it is noticed
 at once), or by the end of something that would have let another one go on:
-a further holder's thread, a cursor.  That is noticed when somebody's time
-is up, and tells in the verdict.
+a further holder's thread, a cursor.  That is noticed by the reaper, as the
+thread ends or in its next round; without it, when somebody's time is up,
+and tells in the verdict.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class Place:
         "most",
         "turned_away",
         "circle",
+        "refused",
         "_of",
     )
 
@@ -92,6 +94,8 @@ class Place:
         self.most = most if patient else None
         self.turned_away = False
         self.circle: Circle | None = None
+        self.refused = False
+        """Was it taken out of the line, to break a circle?"""
 
     def taken(self, waiter: Waiter) -> None:
         if self.counts:
@@ -109,6 +113,7 @@ class Exhaustion:
         self._pool_ref = weakref.ref(pool)
         self.habits = Habits()
         self._connect_error: str | None = None
+        self._connect_failed_at = 0.0
         self._telling: set[Holder] = set()
 
     @property
@@ -127,6 +132,7 @@ class Exhaustion:
         """A connect has failed."""
         # as text: an error keeps its frames, and these an entry
         self._connect_error = complaint(error, self._pool.creator)
+        self._connect_failed_at = monotonic()
 
     # waiting
 
@@ -150,8 +156,51 @@ class Exhaustion:
 
         """
         circle = self._circle(place, waiter)
+        if circle is not None and self._broken(circle, place, waiter):
+            raise self._error(
+                PoolDeadlock, place, "not waited for, on_deadlock raise"
+            )
+
+    def look_again(self) -> None:
+        """For the reaper: is there a circle that nobody has closed?
+
+        Something has ended meanwhile by which one of them could go on.
+        """
+        waiters = self._patient()
+        if not waiters:
+            return
+        circle = self._circle(waiters[-1].place, waiters[-1])
         if circle is None:
             return
+        last: Any = max(circle.waiters, key=lambda waiter: waiter.since)
+        if self._broken(circle, last.place, last):
+            last.place.refused = True
+            last.wake()
+
+    def suspicious(self) -> bool:
+        """Is :meth:`.look_again` worth while?  Nothing is asked for that."""
+        waiters = self._patient()
+        if not waiters or self._pool.settings.on_deadlock == "off":
+            return False
+        return (
+            deadlock.circle(
+                self._counting(),
+                self._pool.queue.live(),
+                {waiter.place.holder for waiter in waiters},
+            )
+            is not None
+        )
+
+    def _patient(self) -> list[Any]:
+        """Who is in line and waits, each with its place."""
+        return [
+            each
+            for each in self._pool.queue.line()
+            if isinstance(each.place, Place) and each.place.counts
+        ]
+
+    def _broken(self, circle: Circle, place: Place, waiter: Waiter) -> bool:
+        """Tell of a circle; has this waiter left the line to break it?"""
         pool = self._pool
         mode = pool.settings.on_deadlock
         raises = mode == "raise" and circle.certain and circle.has(place)
@@ -166,11 +215,10 @@ class Exhaustion:
 
         if pool.queue.leave_if(waiter, standing):
             circle.over = monotonic()
-            raise self._error(
-                PoolDeadlock, place, "not waited for, on_deadlock raise"
-            )
+            return True
         if news and circle.certain and mode != "off":
             self._warn(place)
+        return False
 
     def _warn(self, place: Place) -> None:
         if place.holder in self._telling:
@@ -196,11 +244,7 @@ class Exhaustion:
         leases = self._counting()
         if not leases or len(leases) < pool.queue.live():
             return None
-        line = {
-            each.place.holder: each
-            for each in pool.queue.line()
-            if isinstance(each.place, Place) and each.place.counts
-        }
+        line = {each.place.holder: each for each in self._patient()}
         # it may have left the line, its time being up
         line[place.holder] = waiter
         members = deadlock.circle(leases, pool.queue.live(), line)
@@ -210,9 +254,7 @@ class Exhaustion:
         for lease in leases:
             if self._goes_on(lease):
                 return None
-            cursors = cursors or any(
-                liveness.cursor_open(cursor) for cursor in lease.cursors()
-            )
+            cursors = cursors or _reads(lease)
         return Circle(
             leases,
             [line[member] for member in members],
@@ -242,6 +284,8 @@ class Exhaustion:
         return self._runs(lease)
 
     def _runs(self, lease: Lease) -> bool:
+        if lease.worked_on():
+            return True
         connection = lease.entry.driver_connection
         return self._pool.may_look_into(connection) and liveness.running(
             connection
@@ -282,6 +326,12 @@ class Exhaustion:
                 place,
                 f"as many wait as may, max_waiting {place.most}",
             )
+        if place is not None and place.refused:
+            return self._error(
+                PoolDeadlock,
+                place,
+                "not waited for any longer, on_deadlock raise",
+            )
         limit = self._pool._checkouts.limit(self._pool.time_limit)
         allowed = "none" if limit is None else f"{limit:0.2f}"
         return self._error(
@@ -318,12 +368,11 @@ class Exhaustion:
         queue = pool.queue
         now = monotonic()
         waited = pool._checkouts.taken()
+        if not waited and place is not None:
+            # looked at by another thread
+            waited = now - place.since
         line = queue.line()
-        waiting = {
-            each.place.holder
-            for each in line
-            if isinstance(each.place, Place) and each.place.counts
-        }
+        waiting = {each.place.holder for each in self._patient()}
         others = len(line)
         if place is not None:
             others -= any(each.place is place for each in line)
@@ -358,6 +407,7 @@ class Exhaustion:
                 default=0.0,
             ),
             connect_error=self._connect_error,
+            failed_ago=now - self._connect_failed_at,
             usual=self.habits.usual(),
             wanted=self.habits.wanted(
                 len(leases), others + 1, now, max(waited, 1.0)
@@ -369,6 +419,7 @@ class Exhaustion:
                 else None
             ),
             name=pool.given_name,
+            within=pool._checkouts.outer_ones(),
         )
 
     def _held(
@@ -387,6 +438,7 @@ class Exhaustion:
             own=lease.last_holder is asking,
             waits=deadlock.stuck(lease, waiting),
             busy=self._runs(lease),
+            reads=_reads(lease),
         )
 
     def _was_deadlock(self, place: Place, now: float) -> bool:
@@ -404,6 +456,10 @@ class Exhaustion:
                 circle.over = now
         over = now if circle.over is None else circle.over
         return over - circle.since >= (now - place.since) / 2
+
+
+def _reads(lease: Lease) -> bool:
+    return any(liveness.cursor_open(cursor) for cursor in lease.cursors())
 
 
 def _mark(circle: Circle, place: Place) -> bool:

@@ -7,6 +7,9 @@ lease lasts, and :class:`.Refusing` once the pool took the connection back.
 
 from __future__ import annotations
 
+import functools
+from types import BuiltinMethodType
+from types import MethodType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import NoReturn
@@ -21,6 +24,8 @@ from .lost import warn_of_lost
 
 if TYPE_CHECKING:
     from .level import Level
+
+_METHODS = (MethodType, BuiltinMethodType)
 
 
 class Noting:
@@ -61,8 +66,10 @@ class Noting:
 
     def commit(self) -> None:
         lease = self.lease
+        begun = None
         try:
             lease.touch()
+            begun = lease.begin_work()
             (lease.level or self.dbapi_connection).commit()
         except ReservationError:
             if lease.level is not None and called_by_sqlalchemy(2):
@@ -71,16 +78,21 @@ class Noting:
         except BaseException as error:
             _failed(self, error)
             raise
+        finally:
+            lease.end_work(begun)
 
     def rollback(self) -> None:
+        lease = begun = None
         try:
             lease = self.lease
             if lease.level is None:
                 lease.touch()
+                begun = lease.begin_work()
                 self.dbapi_connection.rollback()
             else:
                 # by any thread
                 lease.taken_out()
+                begun = lease.begin_work()
                 if not (called_by_sqlalchemy(2) and _in_vain(lease.level)):
                     lease.level.rollback()
         except BaseException as error:
@@ -88,6 +100,9 @@ class Noting:
                 return
             _failed(self, error)
             raise
+        finally:
+            if lease is not None:
+                lease.end_work(begun)
 
     def __getattr__(self, key: str) -> Any:
         lease = self.__dict__.get("lease")
@@ -96,7 +111,9 @@ class Noting:
         lease.touch()
         found = getattr(self.dbapi_connection, key)
         level = lease.level
-        return found if level is None else level.attribute(key, found)
+        if level is not None:
+            return level.attribute(key, found)
+        return _watched(lease, found) if isinstance(found, _METHODS) else found
 
 
 class Joining:
@@ -148,8 +165,10 @@ class Joining:
         return cursor
 
     def commit(self) -> None:
+        lease = begun = None
         try:
-            self._lease()
+            lease = self._lease()
+            begun = lease.begin_work()
             self.level.commit()
         except ReservationError:
             if called_by_sqlalchemy(2):
@@ -158,6 +177,9 @@ class Joining:
         except BaseException as error:
             _failed(self.base, error)
             raise
+        finally:
+            if lease is not None:
+                lease.end_work(begun)
 
     def rollback(self) -> None:
         if called_by_sqlalchemy(2):
@@ -291,6 +313,30 @@ def _in_vain(level: Level) -> bool:
     if level.idle:
         return True
     return not level.in_transaction() and caught_by_sqlalchemy(JoinError)
+
+
+def _watched(lease: Lease, method: Any) -> Any:
+    """A connection's own method, which may take long or give a cursor.
+
+    As sqlite3's ``backup()``, and its ``execute()`` and psycopg's.
+    """
+    if not hasattr(type(getattr(method, "__self__", None)), "cursor"):
+        # no DBAPI connection
+        return method
+
+    @functools.wraps(method)
+    def call(*args: Any, **kw: Any) -> Any:
+        lease.touch()
+        begun = lease.begin_work()
+        try:
+            result = method(*args, **kw)
+        finally:
+            lease.end_work(begun)
+        if hasattr(result, "fetchone"):
+            lease.watch(result)
+        return result
+
+    return call
 
 
 def _failed(handle: Any, error: BaseException) -> None:

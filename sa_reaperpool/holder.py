@@ -34,11 +34,15 @@ class _Seat:
 class Holder:
     """A thread or greenlet."""
 
-    __slots__ = ("name", "_seat", "_greenlet")
+    __slots__ = ("_name", "_thread", "_seat", "_greenlet")
 
     def __init__(self, seat: _Seat):
-        self.name = _name_of_this_thread()
+        thread = _this_thread()
+        self._thread = None if thread is None else weakref.ref(thread)
         self._greenlet = _greenlet()
+        self._name = (
+            _name_of(self._greenlet) if thread is None else thread.name
+        )
         self._seat = weakref.ref(seat, _seat_vacated)
 
     @property
@@ -49,6 +53,14 @@ class Holder:
             return True
         greenlet = self._greenlet()
         return greenlet is not None and not greenlet.dead
+
+    @property
+    def name(self) -> str:
+        """The thread's, as it is now: servers name theirs by the request."""
+        thread = None if self._thread is None else self._thread()
+        if thread is not None:
+            self._name = thread.name
+        return self._name
 
     def __repr__(self) -> str:
         return f"<Holder {self.name} {'alive' if self.alive else 'ended'}>"
@@ -99,11 +111,18 @@ def _greenlet() -> weakref.ref[Any] | None:
     return weakref.ref(module.getcurrent())
 
 
-def _name_of_this_thread() -> str:
+def _name_of(greenlet: weakref.ref[Any] | None) -> str:
+    """Of the greenlet or thread that runs, of which threading knows none."""
+    # gevent's own greenlets have one
+    name = None if greenlet is None else getattr(greenlet(), "name", None)
+    return str(name or f"thread {threading.get_ident()}")
+
+
+def _this_thread() -> threading.Thread | None:
     # not current_thread(): for a thread that Python did not start that
     # creates an entry which stays for ever
     ident = threading.get_ident()
     for thread in threading.enumerate():
         if thread.ident == ident:
-            return thread.name
-    return f"thread {ident}"
+            return thread
+    return None

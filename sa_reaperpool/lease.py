@@ -98,6 +98,7 @@ class Lease:
         "holders",
         "taken",
         "seen_busy",
+        "working",
         "kept",
         "quiet_since",
         "leak_reported",
@@ -113,6 +114,9 @@ class Lease:
 
     seen_busy: bool
     """Was a cursor open, or a command running, when it was last judged?"""
+
+    working: Holder | None
+    """Who runs a command of which neither a cursor nor every driver tells."""
 
     handle: weakref.ref[Any]
 
@@ -132,6 +136,7 @@ class Lease:
         self._uses = uses = _Uses()
         uses.until = now
         self.seen_busy = False
+        self.working = None
         self._last = holder = _holder.current()
         self.holders: list[Holder] = [holder]
         self.kept = False
@@ -178,6 +183,30 @@ class Lease:
                 self.level.reservation.check_owner()
             self._last = holder
             self._add(holder)
+
+    def begin_work(self) -> Holder:
+        """Who used it last begins a command.
+
+        :return: for :meth:`.end_work`, which follows.
+
+        """
+        self.working = holder = self._last
+        return holder
+
+    def end_work(self, begun: Holder | None) -> None:
+        """It is over, if it has begun."""
+        if begun is not None:
+            self._used = monotonic()
+            self.working = None
+
+    def worked_on(self) -> bool:
+        """Is such a command being run?
+
+        It is not by a thread that was interrupted before it could say so,
+        and has ended since.
+        """
+        holder = self.working
+        return holder is not None and holder.alive
 
     def taken_out(self) -> None:
         """Somebody takes the raw connection out of its handle.

@@ -75,8 +75,9 @@ class LifetimePool(StockedPool):
         those in use when they are returned.  Until then they count: nobody
         gets a new connection beside them.
 
-        A new ``timeout`` is for checkouts that begin from now on, a new
-        ``jitter`` for connections opened from now on.  With a
+        A new ``timeout``, ``max_waiting`` or ``on_deadlock`` is for checkouts
+        that begin to wait from now on, a new ``jitter`` for connections opened
+        from now on.  With a
         ``pool_size`` of 0 ``max_overflow`` becomes -1, as in any QueuePool,
         so that both are to be given when there is to be a limit again.
         :meth:`.recreate` hands on what is set here.

@@ -107,10 +107,12 @@ def in_transaction(driver_connection: Any) -> bool | None:
     status = _transaction_status(driver_connection)
     if status is not None:
         return status in _OPEN
-    told = getattr(driver_connection, "in_transaction", None)
-    if isinstance(told, bool):
-        return told
-    return None
+    try:
+        told = getattr(driver_connection, "in_transaction", None)
+    except Exception:
+        # sqlite3's, if it is closed
+        return None
+    return told if isinstance(told, bool) else None
 
 
 # libpq's PGTransactionStatusType
@@ -119,9 +121,9 @@ _OPEN = (1, 2, 3)
 
 
 def _transaction_status(driver_connection: Any) -> int | None:
-    # most have none, which is told without an exception
-    info = getattr(driver_connection, "info", None)
     try:
+        # most have none, which is told without an exception
+        info = getattr(driver_connection, "info", None)
         status = getattr(info, "transaction_status", None)
     except Exception:
         return None

@@ -25,6 +25,10 @@ if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, _stay_up)
 
 
+# Threads of these tests connect while others fork, see benchmarks/forks.py.
+os.environ.setdefault("PGGSSENCMODE", "disable")
+
+
 class GivenServer:
     """A server of the user's: known by its address, never stopped."""
 

@@ -77,6 +77,26 @@ CREATORS = {
 }
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://u:{}@127.0.0.1:1/d",
+        "host=127.0.0.1 port=1 connect_timeout=1 password={}",
+        "postgresql://127.0.0.1:1/d?user=u&password={}",
+    ],
+)
+@pytest.mark.parametrize(
+    "secret", ["hunter22/zebra", "zebra hunter22", "hunter22&zebra", "a%zebra"]
+)
+@pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+def test_what_libpq_makes_of_one_that_is_not_quoted(driver, address, secret):
+    connect = pytest.importorskip(driver).connect
+    with pytest.raises(Exception) as caught:
+        connect(address.format(secret))
+    told = complaint(caught.value)
+    assert "zebra" not in told and "hunter22" not in told
+
+
 @pytest.mark.parametrize("creator", CREATORS.values(), ids=CREATORS)
 def test_what_the_creator_was_made_with(creator):
     assert SECRET in secrets_of(creator)

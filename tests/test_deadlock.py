@@ -404,6 +404,35 @@ def test_what_was_out_at_a_dispose_frees_nothing(pool, circle, told):
     old.close()
 
 
+@pytest.mark.parametrize("mode", ["raise", "warn", "off"])
+def test_the_end_of_one_who_could_go_on(driver, told, mode):
+    """It closes the circle, in which nobody begins to wait."""
+    pool = a_pool(
+        driver,
+        pool_size=2,
+        on_deadlock=mode,
+        reaping_frequency=60,
+        dead_connection_timeout=5,
+    )
+    bystander = Actor(pool, "bystander")
+    circle = Circle(pool, 2)
+    bystander.have(circle.handles[0].cursor).close()
+    circle.deeds.append(circle.last.wait())
+    assert told() == []
+    bystander.leave()
+    if mode == "raise":
+        with pytest.raises(PoolDeadlock, match="waited for any longer") as it:
+            circle.deeds.pop().result()
+        assert it.value.reason == "deadlock"
+    elif mode == "warn":
+        until(told)
+        assert "Deadlock suspected: all 2" in told()[0]
+    else:
+        until(lambda: not pool._exhaustion.suspicious())
+    circle.end()
+    assert len(told()) == (mode == "warn")
+
+
 def test_joins_do_not_wait(driver, told):
     pool = a_pool(driver, pool_size=1, reservation="thread")
     with pool.connect():

@@ -57,6 +57,8 @@ SCENES = {
         scene(OWN, BRISK, usual=0.1),
         scene(OWN, OWN, deadlock=True),
         scene(OWN, LONG, usual=0.1),
+        scene(within=1),
+        scene(LONG, within=1, usual=0.1),
         # a connect that has only begun is in nobody's way
         scene(OWN, opening=1, opening_for=0.2),
     ],
@@ -81,6 +83,7 @@ SCENES = {
         scene(opening=2, opening_for=31),
         scene(opening=2, opening_for=1, connect_error="refused"),
         scene(opening=1, connect_error="refused"),
+        scene(opening=1, connect_error="x", failed_ago=90, waited=100),
         scene(OWN, opening=1, opening_for=30),
         scene(LONG, opening=1, opening_for=30, usual=0.1),
         scene(opening=1, opening_for=1.5, waited=0.0),
@@ -107,6 +110,8 @@ SCENES = {
         # an error, but nothing is left to be opened
         scene(BRISK, BRISK, connect_error="refused", usual=0.1),
         scene(opening=1, permits=1),
+        # an error of long ago, and what is being opened just now
+        scene(BRISK, opening=1, connect_error="refused", failed_ago=90),
     ],
 }
 EACH = [(reason, each) for reason, list_ in SCENES.items() for each in list_]
@@ -132,6 +137,26 @@ def test_a_thread_that_holds_all_waits_for_itself():
     assert "holds 2 of 2" in sentence and "a deadlock" in sentence
     sentence = verdict(scene(OWN, BRISK)).sentence
     assert "holds 1 of 2" in sentence and "deadlock" not in sentence
+
+
+def test_a_leak_beside_it_is_told():
+    """Who uses two at a time as a rule runs dry when others leak."""
+    sentence = verdict(scene(OWN, LONG, SLOW, KEPT, usual=0.05)).sentence
+    assert (
+        "; and a leak, maybe: 2 held far longer than usual, the longest for "
+        "60 min, taken at app.py:1 in work." in sentence
+    )
+
+
+def test_an_open_cursor_is_told():
+    """Of drivers that do not tell that a statement runs."""
+    reads = held(31, 31, reads=True)
+    sentence = verdict(scene(reads, SLOW)).sentence
+    assert "; 1 have an open cursor, and may run a statement" in sentence
+    text = report(scene(reads, held(2, reads=True, busy=True)), "", "")
+    first, second = text.splitlines()[2:]
+    assert ", a cursor is open, at" in first
+    assert ", runs a statement, at" in second
 
 
 def test_what_a_leak_is_measured_by():
@@ -174,6 +199,14 @@ def test_the_report():
         "  worker alive, held 2.8 h, last used 2.8 h ago, in a transaction, "
         "waits for this pool, kept, at app.py:1 in work",
     ]
+
+
+def test_a_thread_has_one_line_whatever_its_name():
+    seen = scene(held(name="a\nb\tc"), held(name="x" * 500))
+    lines = report(seen, "The verdict.", "timed out").splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("  a b c alive, ")
+    assert lines[3].startswith(f"  {'x' * 57}... alive, ")
 
 
 def test_a_long_report_is_cut():

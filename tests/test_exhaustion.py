@@ -12,6 +12,7 @@ import threading
 import pytest
 from actors import Actor
 from rounds import Clock
+from sqlalchemy import event
 from stub import Driver
 from stub import Gate
 from stub import StubError
@@ -145,6 +146,37 @@ def test_nested(driver, clock, cast):
     handle.close()
 
 
+@pytest.mark.parametrize("name", ["connect", "checkout"])
+def test_nested_in_a_listener(driver, clock, name):
+    """What the outer one has is nobody's lease yet."""
+    pool = a_pool(driver, pool_size=1)
+    told = []
+
+    def listener(*args):
+        told.append(refusal(pool))
+
+    event.listen(pool, name, listener)
+    pool.connect().close()
+    assert told[0].reason == "nested"
+    assert "holds 1 of 1 connections in use, whose" in told[0].verdict
+    event.remove(pool, name, listener)
+    # and that is over
+    with pool.connect() as handle:
+        pool.keep(handle)
+        assert refusal(pool).reason == "small"
+
+
+def test_an_open_cursor_is_shown(driver, clock, cast):
+    pool = a_pool(driver, pool_size=1)
+    actor = cast(pool, "reader")[0]
+    handle = actor.take()
+    cursor = actor.have(handle.cursor)
+    assert ", a cursor is open, at" in str(refusal(pool))
+    cursor.close()
+    assert "a cursor" not in str(refusal(pool))
+    handle.close()
+
+
 def test_what_was_handed_on_is_not_nested(driver, cast, clock):
     """This thread has taken it, and another is who uses it."""
     pool = a_pool(driver, pool_size=1)
@@ -202,6 +234,25 @@ def test_unreachable_with_what_the_driver_said(driver, clock):
     with pool.connect():
         # once something was opened, it is past
         assert refusal(pool).connect_error is None
+
+
+def test_a_connect_that_failed_long_ago(driver, clock):
+    """What is opened just now is in nobody's way."""
+    pool = a_pool(driver)
+    gate = Gate()
+    driver.then(None, StubError("refused"), gate)
+    handle = pool.connect()
+    with pytest.raises(StubError):
+        pool.connect()
+    clock.now += 3600
+    task = Task(pool.connect)
+    gate.wait()
+    error = refusal(pool)
+    assert error.reason != "unreachable"
+    assert "Newest connect error, 60 min ago: StubError: refused" in str(error)
+    gate.open()
+    task.result().close()
+    handle.close()
 
 
 # max_waiting

@@ -77,6 +77,23 @@ def test_each_greenlet_has_its_own(tmp_path):
     ) == ("4 0")
 
 
+def test_they_are_told_by_their_names(tmp_path):
+    assert run(
+        tmp_path,
+        """
+        def work(name):
+            if name:
+                gevent.getcurrent().name = name
+            with pool.connect():
+                [lease] = pool.leases()
+                print(lease.holders[0].name.rstrip("0123456789"))
+
+        for name in ("web-7", None):
+            gevent.spawn(work, name).join()
+        """,
+    ).split() == ["web-", "Greenlet-"]
+
+
 def test_one_that_died_is_reaped(tmp_path):
     assert run(
         tmp_path,

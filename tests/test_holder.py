@@ -80,6 +80,18 @@ def test_name_of_the_thread():
     assert in_ended_thread(work) == "worker-7"
 
 
+def test_a_thread_that_is_given_another_name():
+    """As servers do, by the request."""
+
+    def work():
+        found = holder.current()
+        threading.current_thread().name = "request-8"
+        return found, found.name
+
+    ended, while_alive = in_ended_thread(work)
+    assert while_alive == ended.name == "request-8"
+
+
 def test_repr_says_who_and_whether():
     def work():
         threading.current_thread().name = "worker-7"

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from waiting import eventually
 from waiting import in_a_thread_that_ends
 
+from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import ReaperPool
 
@@ -57,6 +58,19 @@ def test_transaction_state_is_told(engine):
         assert engine.pool.leases()[0].in_transaction is False
         insert(connection, 1)
         assert engine.pool.leases()[0].in_transaction is True
+
+
+def test_one_that_somebody_closed_is_still_told_of(engine):
+    """As whoever looks may have seen it just before the pool closed it."""
+    engine.pool.configure(pool_size=1, max_overflow=0, timeout=0)
+    with engine.connect() as connection:
+        connection.connection.driver_connection.close()
+        [lease] = engine.pool.leases()
+        assert lease.in_transaction is None
+        with pytest.raises(CheckoutTimeout) as caught:
+            engine.connect()
+        assert caught.value.leases[0].where == lease.where
+        connection.invalidate()
 
 
 @pytest.mark.parametrize("unused_for, pings", [(0.9, 0), (1.1, 1)])

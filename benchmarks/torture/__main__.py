@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import random
 import statistics
 import sys
@@ -28,6 +29,8 @@ RECOVERY = 1.0
 
 def main(arguments: list[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
+    # whose locks, in libpq, a child would find held: see benchmarks/forks.py
+    os.environ.setdefault("PGGSSENCMODE", "disable")
     # that it forks while threads run is the purpose
     warnings.filterwarnings("ignore", message=".*fork", module=r".*torture")
     # what the pools have to say is what is counted here
