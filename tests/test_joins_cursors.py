@@ -616,3 +616,18 @@ def test_cursors_that_cannot_be_checked(tmp_path, rows):
     pool.release_connection()
     assert rows() == [2, 3, 5, 6]
     engine.dispose()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_triggers_end_is_no_commit(engine, rows, joined):
+    trigger = text(
+        "CREATE TRIGGER a AFTER INSERT ON t BEGIN UPDATE t SET y = x; END"
+    )
+    with engine.connect() as outer:
+        outer.execute(text("INSERT INTO t (x) VALUES (1)"))
+        with Session(engine) as session:
+            (session if joined else outer).execute(trigger)
+            session.execute(text("INSERT INTO t (x) VALUES (2)"))
+            session.commit()
+        outer.rollback()
+    assert rows() == []

@@ -131,3 +131,26 @@ def test_provisional_commits(engine, rows, table, wrote):
                 outer.invalidate()
         outer.close()
     assert rows() == []
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_values_that_look_like_statements(engine, outside, joined):
+    """PyMySQL makes one text of many rows, with backslashes in it."""
+    table = f"words_{uuid.uuid4().hex[:12]}"
+    outside.execute(text(f"CREATE TABLE {table} (x text) ENGINE=InnoDB"))
+    words = ["it's; ROLLBACK; it's", "'; COMMIT; --", '"; ROLLBACK']
+    try:
+        with engine.connect() as outer:
+            outer.execute(text(f"INSERT INTO {table} VALUES ('outer')"))
+            with Session(engine) as session:
+                (session if joined else outer).execute(
+                    text(f"INSERT INTO {table} VALUES (:x)"),
+                    [{"x": word} for word in words],
+                )
+                session.execute(text(f"INSERT INTO {table} VALUES ('inner')"))
+                session.commit()
+            outer.rollback()
+        found = outside.execute(text(f"SELECT x FROM {table}"))
+        assert list(found.scalars()) == []
+    finally:
+        outside.execute(text(f"DROP TABLE {table}"))
