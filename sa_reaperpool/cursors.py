@@ -236,7 +236,11 @@ def _asking(read: Reader) -> Callable[[Method, Whose], Method]:
             level = level.active
             sent = read(cursor, args, kw)
             level.sending(sent)
-            result = method(cursor, *args, **kw)
+            try:
+                result = method(cursor, *args, **kw)
+            except Exception as error:
+                level.reservation.ended_by_error(level, error)
+                raise
             level.sent(sent)
             return result
 

@@ -171,6 +171,7 @@ class Reservation(Turns):
         stack, self.begun = self.begun, []
         if lease.entry.dbapi_connection is None:
             return []
+        aborted = stack and liveness.aborted(lease.entry.dbapi_connection)
         joins = [level for level in stack if level is not self.base]
         if self._torn or joins and joins[0].savepoint is None:
             lease.entry.dbapi_connection.rollback()
@@ -178,6 +179,9 @@ class Reservation(Turns):
             transactions.roll_back_to(
                 lease.entry.dbapi_connection, str(joins[0].savepoint)
             )
+        if aborted and not undoes:
+            # the reset's commit will be none
+            return [line for level in stack for line in level.provisional]
         return provisional(stack if undoes else joins)
 
     def drop(self, lease: Lease, why: str) -> list[str]:

@@ -122,9 +122,10 @@ class Turns(Shared):
         :raises JoinEnded: its work is gone.
 
         """
-        with self._lock: self._commit(level)  # fmt: skip
+        with self._lock: lines = self._commit(level)  # fmt: skip
+        warn_of_lost(lines)
 
-    def _commit(self, level: Level) -> None:
+    def _commit(self, level: Level) -> list[str]:
         self._check(level)
         self._settle()
         lease = self._check(level)
@@ -136,9 +137,12 @@ class Turns(Shared):
                 self._send(connection.commit)
                 self._torn = False
             level.clear()
-            return
+            return []
         self._note_writes(connection)
+        lost: list[str] = []
         if level.savepoint is None:
+            if level.provisional and liveness.aborted(connection):
+                lost = level.provisional
             self._send(connection.commit)
         else:
             self._send(transactions.release, connection, level.savepoint)
@@ -146,6 +150,7 @@ class Turns(Shared):
         self.begun.pop()
         self._go_on(level, lease)
         self._torn = False
+        return lost
 
     def _hand_down(self, level: Level, below: Level) -> None:
         """What a level has committed is that of the one below now."""
@@ -164,6 +169,16 @@ class Turns(Shared):
         """
         with self._lock: lines = self._ended_below(level)  # fmt: skip
         warn_of_lost(lines if undone else [])
+
+    def ended_by_error(self, level: Level, error: Exception) -> None:
+        """A statement of the lowest level's failed, and may have done so."""
+        lease = self.lease
+        lost = level.provisional
+        if lease is None or not lost or level.savepoint is not None:
+            return
+        if transactions.undid_all(lease.entry.dbapi_connection, error):
+            with self._lock: self._ended_below(level)  # fmt: skip
+            warn_of_lost(lost)
 
     def begun_by_text(self, level: Level) -> None:
         """More was sent after that, and may have begun the next one."""

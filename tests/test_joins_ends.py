@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
 from contextlib import closing
 
@@ -432,3 +433,18 @@ def test_a_connection_that_is_detached(engine, pool, rows, commits):
     with engine.begin() as connection:
         insert(connection, 3)
     assert rows()[-1:] == [3]
+
+
+def test_a_statement_that_rolls_all_back(outer, rows):
+    outer.execute("CREATE TABLE u (x UNIQUE)")
+    outer.execute("INSERT INTO u VALUES (1)")
+    with pytest.raises(sqlite3.OperationalError):
+        # this is none
+        outer.execute("INSERT INTO nowhere VALUES (1)")
+    with pytest.warns(ProvisionalCommitLost, match="test_joins_ends"):
+        with pytest.raises(sqlite3.IntegrityError):
+            outer.execute("INSERT OR ROLLBACK INTO u VALUES (1)")
+    outer.execute("INSERT INTO t (x) VALUES (4)")
+    outer.commit()
+    assert rows() == [4]
+    outer.close()
