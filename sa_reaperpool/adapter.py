@@ -35,7 +35,7 @@ tests/test_adapter.py which fails when it changes.
 
 ``_ConnectionRecord`` (``connect=False``, ``fairy_ref``, ``starttime``,
 ``get_connection()``, ``_checkin_failed()``,
-``_is_hard_or_soft_invalidated()``)
+``_is_hard_or_soft_invalidated()``, ``finalize_callback``)
     The entry of a pool.  Made unconnected, so that a slot can be taken
     before the connect begins.
 
@@ -152,6 +152,14 @@ class Entry(_ConnectionRecord):
     @property
     def connected(self) -> bool:
         return self.dbapi_connection is not None
+
+    @property
+    def has_rules_of_user(self) -> bool:
+        """Has a Connection set its isolation level, or the like?
+
+        Who did has it reset at the return.
+        """
+        return bool(self.finalize_callback)
 
     def __del__(self) -> None:
         # Lost by an interrupted line, while the pool lives on.  When they

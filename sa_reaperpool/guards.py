@@ -103,7 +103,7 @@ def _change_rules(change: Method, connection: Any, *args: Any) -> Any:
     if level is None:
         reservation = JOINED.get(id(connection))
         if reservation is not None and reservation.has(connection):
-            level = reservation.base
+            level = reservation.standing_for_it
     if level is None:
         return change(connection, *args)
     with level.reservation.change(level, change.__name__ + "()"):

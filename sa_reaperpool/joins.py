@@ -245,6 +245,7 @@ class Reservation(Turns):
 
         """
         self.refuse_change(level, what)
+        self.changed = True
         yield
         lease = self.lease
         connection = None if lease is None else lease.entry.dbapi_connection

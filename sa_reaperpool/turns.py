@@ -77,6 +77,10 @@ class Turns(Shared):
     def _begin(self, level: Level, lease: Lease) -> None:
         connection = lease.entry.dbapi_connection
         self._note_writes(connection)
+        if level is self.base and self.standing_for_it is not level:
+            # for a block, which may have changed it
+            if self.changed and transactions.autocommits(connection):
+                self._refuse("it is in AUTOCOMMIT, for another's block")
         if self.begun:
             self._refuse_unfit(lease, connection)
             name = f"reaper_join_{next(self._savepoints)}"

@@ -26,11 +26,11 @@ from sa_reaperpool import ProvisionalCommitLost
 from sa_reaperpool import ReaperPool
 
 
-def make_engine(folder, **options):
+def make_engine(folder, reservation="thread", **options):
     engine = create_engine(
         f"sqlite:///{folder}/joins.db",
         poolclass=ReaperPool,
-        reservation="thread",
+        reservation=reservation,
         pool_size=1,
         max_overflow=0,
         pool_timeout=1,
