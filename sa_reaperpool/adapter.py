@@ -416,11 +416,13 @@ class Join(Joining, _ConnectionFairy):
             if isinstance(base, ReclaimedHandle):
                 return Dead(base)
             self.level.refuse()
+        self.first.undone = False
         return None
 
     @property
     def driver_connection(self) -> Any:  # type: ignore[override]
         if not self.is_valid:
+            self.first.undone = False
             return None
         connection = _driver_connection.__get__(self.base)
         return self._taken(connection, _called_from_within(2))
@@ -445,6 +447,7 @@ class Join(Joining, _ConnectionFairy):
         self._connection_record = None
 
     def close(self) -> None:
+        self.first.undone = False
         if self.is_valid:
             try:
                 self.first.end()

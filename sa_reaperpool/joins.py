@@ -169,6 +169,8 @@ class Reservation(Turns):
         if lease.entry.dbapi_connection is not None:
             self._note_writes(lease.entry.dbapi_connection)
         stack, self.begun = self.begun, []
+        for level in stack:
+            level.undone = level.has_work
         if lease.entry.dbapi_connection is None:
             return []
         aborted = stack and liveness.aborted(lease.entry.dbapi_connection)
@@ -204,6 +206,8 @@ class Reservation(Turns):
         del self._levels[1:]
         JOINED.pop(id(lease.entry.dbapi_connection), None)
         lines = provisional(self.begun)
+        for level in self.begun:
+            level.undone = level.has_work
         del self.begun[:]
         return lines
 

@@ -464,7 +464,13 @@ def _inside_of_others(connection: Connection) -> bool:
 
 
 def _untold(handle: Any) -> bool:
-    """Was this taken back, and its holder does not know yet?"""
+    """Was this taken back, or its work undone, and its holder knows not yet?
+
+    Who calls ``connection()`` for each statement would lose in silence what
+    the ones before have done.
+    """
+    if isinstance(handle, Join) and handle.first.undone:
+        return True
     base = handle.base if isinstance(handle, Join) else handle
     return "reclaimed" in base.__dict__ and "told" not in base.__dict__
 

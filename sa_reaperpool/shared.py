@@ -203,6 +203,7 @@ class Shared:
 
     def raise_ended(self, level: Level) -> NoReturn:
         """Say why this level can do nothing any more."""
+        level.home.undone = False
         base = self._handle()
         state = {} if base is None else vars(base)
         if "reclaimed" in state:

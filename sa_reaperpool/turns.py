@@ -257,8 +257,10 @@ class Turns(Shared):
         del self.begun[len(self.begun) - len(levels) :]
         lines = provisional(levels)
         for level in levels:
+            undone = level.has_work
             level.clear()
             level.lost = f"{by} rolled back"
+            level.undone = undone
         self._torn = False
         return lines
 
@@ -294,6 +296,7 @@ class Turns(Shared):
         for other in newer:
             other.ended = f"{level}, which it had joined, ended at {line}"
         level.ended = f"it was closed at {line}"
+        level.undone = False
         self._levels = [each for each in self._levels if not each.ended]
         # last: with these may go the base, and with that all others end
         for other in [*newer, level]:

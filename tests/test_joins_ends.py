@@ -448,3 +448,54 @@ def test_a_statement_that_rolls_all_back(outer, rows):
     outer.commit()
     assert rows() == [4]
     outer.close()
+
+
+@pytest.mark.parametrize(
+    "end", [lambda session: None, lambda session: session.rollback()]
+)
+def test_each_call_of_connection_is_told_of_what_was_lost(
+    engine, pool, rows, end
+):
+    with Session(engine) as session:
+        session.execute(text("SELECT 1"))
+        pool.connection().execute("INSERT INTO t (x) VALUES (1)")
+        end(session)
+    with pytest.raises(JoinEnded):
+        pool.connection().commit()
+    # once
+    pool.connection().execute("INSERT INTO t (x) VALUES (2)")
+    pool.connection().commit()
+    assert pool.release_connection()
+    assert rows() == [2]
+
+
+def look(handle):
+    assert handle.dbapi_connection is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda handle: handle.close(),
+        lambda handle: handle._pool.release_connection(),
+        look,
+    ],
+)
+def test_who_is_done_with_it_is_not(engine, pool, rows, end):
+    with Session(engine) as session:
+        session.execute(text("SELECT 1"))
+        handle = pool.connection()
+        handle.execute("INSERT INTO t (x) VALUES (1)")
+    end(handle)
+    pool.connection().execute("INSERT INTO t (x) VALUES (2)")
+    pool.connection().commit()
+    assert pool.release_connection()
+    assert rows() == [2]
+
+
+def test_who_has_only_read_has_lost_nothing(engine, pool):
+    with Session(engine) as session:
+        session.execute(text("SELECT 1"))
+        pool.connection().execute("SELECT 1")
+    assert pool.connection().execute("SELECT 1").fetchone() == (1,)
+    assert pool.release_connection()
