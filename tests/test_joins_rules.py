@@ -130,3 +130,19 @@ def test_autocommit_is_no_outer_for_a_transaction(make, rows):
             Session(engine).execute(INSERT)
         outer.execute(INSERT)
     assert rows() == [1]
+
+
+@both
+def test_one_block_object_is_entered_again(make, rows, reservation):
+    engine = make(reservation)
+    block = with_connection(engine)
+    with block as connection:
+        connection.execute(INSERT)
+        with block as same:
+            assert same is connection
+        connection.commit()
+    assert rows() == [1]
+    assert not engine.pool.active_connection()
+    with block as connection:
+        assert connection.scalar(text("SELECT count(*) FROM t")) == 1
+    assert not engine.pool.active_connection()
