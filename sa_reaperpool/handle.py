@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import NoReturn
 
+from . import liveness
 from .errors import ConnectionReclaimed
 from .errors import JoinError
 from .errors import ReservationError
@@ -194,8 +195,10 @@ class Parted:
         )
 
     def commit(self) -> None:
+        undone = liveness.aborted(self.dbapi_connection)
         self.dbapi_connection.commit()
-        self.level.reservation.parted_end()
+        lost = self.level.reservation.parted_end()
+        warn_of_lost(lost if undone else [])
 
     def rollback(self) -> None:
         self.dbapi_connection.rollback()

@@ -24,6 +24,7 @@ import sa_reaperpool
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import JoinEnded
 from sa_reaperpool import JoinOrder
+from sa_reaperpool import JoinRefused
 from sa_reaperpool import NotOwner
 from sa_reaperpool import ProvisionalCommitLost
 
@@ -499,3 +500,26 @@ def test_who_has_only_read_has_lost_nothing(engine, pool):
         pool.connection().execute("SELECT 1")
     assert pool.connection().execute("SELECT 1").fetchone() == (1,)
     assert pool.release_connection()
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_wrappers_calls_are_a_joins(engine, pool, rows, end):
+    wrapper = sa_reaperpool.Wrapper(pool)
+    with Session(engine) as session:
+        session.execute(text("INSERT INTO t (x) VALUES (1)"))
+        with wrapper.with_connection():
+            wrapper.execute("INSERT INTO t (x) VALUES (2)")
+            wrapper.cursor().execute("INSERT INTO t (x) VALUES (3)")
+            getattr(wrapper, end)()
+            with pytest.raises(JoinRefused):
+                wrapper.close()
+        assert rows() == []
+        if end == "commit":
+            session.rollback()
+        else:
+            session.commit()
+    assert rows() == ([] if end == "commit" else [1])
+    with wrapper.with_connection():
+        wrapper.execute("INSERT INTO t (x) VALUES (4)")
+        wrapper.commit()
+    assert rows()[-1] == 4
