@@ -12,6 +12,7 @@ from typing import Any
 from typing import NoReturn
 
 from . import liveness
+from . import process
 from .errors import ConnectionReclaimed
 from .errors import JoinError
 from .errors import ReservationError
@@ -22,6 +23,10 @@ from .lost import warn_of_lost
 
 if TYPE_CHECKING:
     from .level import Level
+
+
+# They end what runs, for a thread that waits for it.
+_BY_ANY_THREAD = frozenset("cancel cancel_safe interrupt".split())
 
 
 class Noting:
@@ -94,9 +99,12 @@ class Noting:
         lease = self.__dict__.get("lease")
         if lease is None:
             return getattr(self.dbapi_connection, key)
+        level = lease.level
+        if level is not None and key in _BY_ANY_THREAD:
+            process.check()
+            return getattr(self.dbapi_connection, key)
         lease.touch()
         found = getattr(self.dbapi_connection, key)
-        level = lease.level
         return found if level is None else level.attribute(key, found)
 
 
@@ -172,6 +180,9 @@ class Joining:
     def __getattr__(self, key: str) -> Any:
         if key in ("base", "level", "first"):
             raise AttributeError(key)
+        if key in _BY_ANY_THREAD and "lease" in self.base.__dict__:
+            process.check()
+            return getattr(self.base.dbapi_connection, key)
         self._lease()
         found = getattr(self.base.dbapi_connection, key)
         return self.level.attribute(key, found)

@@ -631,3 +631,12 @@ def test_a_triggers_end_is_no_commit(engine, rows, joined):
             session.commit()
         outer.rollback()
     assert rows() == []
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_another_thread_may_end_what_runs(pool, joined):
+    with closing(pool.connect()) as outer, closing(pool.connect()) as join:
+        handle = join if joined else outer
+        assert in_a_thread(lambda: handle.interrupt()) == []
+        [error] = in_a_thread(lambda: handle.execute("SELECT 1"))
+        assert isinstance(error, NotOwner)
