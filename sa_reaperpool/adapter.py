@@ -35,7 +35,7 @@ tests/test_adapter.py which fails when it changes.
 
 ``_ConnectionRecord`` (``connect=False``, ``fairy_ref``, ``starttime``,
 ``get_connection()``, ``_checkin_failed()``,
-``_is_hard_or_soft_invalidated()``)
+``_is_hard_or_soft_invalidated()``, ``finalize_callback``)
     The entry of a pool.  Made unconnected, so that a slot can be taken
     before the connect begins.
 
@@ -152,6 +152,14 @@ class Entry(_ConnectionRecord):
     @property
     def connected(self) -> bool:
         return self.dbapi_connection is not None
+
+    @property
+    def has_rules_of_user(self) -> bool:
+        """Has a Connection set its isolation level, or the like?
+
+        Who did has it reset at the return.
+        """
+        return bool(self.finalize_callback)
 
     def __del__(self) -> None:
         # Lost by an interrupted line, while the pool lives on.  When they
@@ -408,11 +416,13 @@ class Join(Joining, _ConnectionFairy):
             if isinstance(base, ReclaimedHandle):
                 return Dead(base)
             self.level.refuse()
+        self.first.undone = False
         return None
 
     @property
     def driver_connection(self) -> Any:  # type: ignore[override]
         if not self.is_valid:
+            self.first.undone = False
             return None
         connection = _driver_connection.__get__(self.base)
         return self._taken(connection, _called_from_within(2))
@@ -437,6 +447,7 @@ class Join(Joining, _ConnectionFairy):
         self._connection_record = None
 
     def close(self) -> None:
+        self.first.undone = False
         if self.is_valid:
             try:
                 self.first.end()

@@ -175,7 +175,29 @@ def by_text(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
     :param cursor: or the connection, whose method it is.
 
     """
-    return writes.statements(_text(cursor, args, kw))
+    return sent_through(cursor, _text(cursor, args, kw))
+
+
+def sent_through(cursor: Any, text: Any) -> Sequence[Statement]:
+    """What this text does, in the words of the cursor's driver."""
+    return writes.statements(text, _is_mysqls(type(cursor)))
+
+
+def _is_mysqls(kind: type) -> bool:
+    found = _mysqls.get(kind)
+    if found is None:
+        found = _mysqls[kind] = any(
+            base.__module__.partition(".")[0].lower() in _MYSQLS
+            for base in kind.__mro__
+        )
+    return found
+
+
+_mysqls: dict[type, bool] = {}
+
+
+# cursors' and connections' modules
+_MYSQLS = frozenset("pymysql mysqldb mysql mariadb cymysql".split())
 
 
 def _by_script(cursor: Any, args: Any, kw: Any) -> Sequence[Statement]:
@@ -214,7 +236,11 @@ def _asking(read: Reader) -> Callable[[Method, Whose], Method]:
             level = level.active
             sent = read(cursor, args, kw)
             level.sending(sent)
-            result = method(cursor, *args, **kw)
+            try:
+                result = method(cursor, *args, **kw)
+            except Exception as error:
+                level.reservation.ended_by_error(level, error)
+                raise
             level.sent(sent)
             return result
 

@@ -21,7 +21,6 @@ from sqlalchemy.engine import Dialect
 
 from . import cursors
 from . import transactions
-from . import writes
 from .errors import JoinError
 from .joins import JOINED
 from .level import Level
@@ -88,7 +87,7 @@ def _execute(
             return None
         if not cursors.checked(cursor):
             # since it took the cursor, others may have begun
-            sent = writes.statements(statement)
+            sent = cursors.sent_through(cursor, statement)
             level.sending(sent)
             result = execute(cursor, statement, *args, **kw)
             level.sent(sent)
@@ -104,7 +103,7 @@ def _change_rules(change: Method, connection: Any, *args: Any) -> Any:
     if level is None:
         reservation = JOINED.get(id(connection))
         if reservation is not None and reservation.has(connection):
-            level = reservation.base
+            level = reservation.standing_for_it
     if level is None:
         return change(connection, *args)
     with level.reservation.change(level, change.__name__ + "()"):

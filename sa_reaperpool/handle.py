@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 from typing import Any
 from typing import NoReturn
 
+from . import liveness
+from . import process
 from .errors import ConnectionReclaimed
 from .errors import JoinError
 from .errors import ReservationError
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     from .level import Level
 
 _METHODS = (MethodType, BuiltinMethodType)
+
+
+# They end what runs, for a thread that waits for it.
+_BY_ANY_THREAD = frozenset("cancel cancel_safe interrupt".split())
 
 
 class Noting:
@@ -108,9 +114,12 @@ class Noting:
         lease = self.__dict__.get("lease")
         if lease is None:
             return getattr(self.dbapi_connection, key)
+        level = lease.level
+        if level is not None and key in _BY_ANY_THREAD:
+            process.check()
+            return getattr(self.dbapi_connection, key)
         lease.touch()
         found = getattr(self.dbapi_connection, key)
-        level = lease.level
         if level is not None:
             return level.attribute(key, found)
         return _watched(lease, found) if isinstance(found, _METHODS) else found
@@ -193,6 +202,9 @@ class Joining:
     def __getattr__(self, key: str) -> Any:
         if key in ("base", "level", "first"):
             raise AttributeError(key)
+        if key in _BY_ANY_THREAD and "lease" in self.base.__dict__:
+            process.check()
+            return getattr(self.base.dbapi_connection, key)
         self._lease()
         found = getattr(self.base.dbapi_connection, key)
         return self.level.attribute(key, found)
@@ -216,8 +228,10 @@ class Parted:
         )
 
     def commit(self) -> None:
+        undone = liveness.aborted(self.dbapi_connection)
         self.dbapi_connection.commit()
-        self.level.reservation.parted_end()
+        lost = self.level.reservation.parted_end()
+        warn_of_lost(lost if undone else [])
 
     def rollback(self) -> None:
         self.dbapi_connection.rollback()

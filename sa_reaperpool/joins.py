@@ -169,8 +169,11 @@ class Reservation(Turns):
         if lease.entry.dbapi_connection is not None:
             self._note_writes(lease.entry.dbapi_connection)
         stack, self.begun = self.begun, []
+        for level in stack:
+            level.undone = level.has_work
         if lease.entry.dbapi_connection is None:
             return []
+        aborted = stack and liveness.aborted(lease.entry.dbapi_connection)
         joins = [level for level in stack if level is not self.base]
         if self._torn or joins and joins[0].savepoint is None:
             lease.entry.dbapi_connection.rollback()
@@ -178,6 +181,9 @@ class Reservation(Turns):
             transactions.roll_back_to(
                 lease.entry.dbapi_connection, str(joins[0].savepoint)
             )
+        if aborted and not undoes:
+            # the reset's commit will be none
+            return [line for level in stack for line in level.provisional]
         return provisional(stack if undoes else joins)
 
     def drop(self, lease: Lease, why: str) -> list[str]:
@@ -200,6 +206,8 @@ class Reservation(Turns):
         del self._levels[1:]
         JOINED.pop(id(lease.entry.dbapi_connection), None)
         lines = provisional(self.begun)
+        for level in self.begun:
+            level.undone = level.has_work
         del self.begun[:]
         return lines
 
@@ -241,6 +249,7 @@ class Reservation(Turns):
 
         """
         self.refuse_change(level, what)
+        self.changed = True
         yield
         lease = self.lease
         connection = None if lease is None else lease.entry.dbapi_connection

@@ -56,6 +56,7 @@ class Level:
         "active",
         "inside",
         "exposed",
+        "undone",
         "_cursors",
     )
 
@@ -92,6 +93,8 @@ class Level:
         self.savepoint: str | None = None
         self.wrote = False
         self.provisional: list[str] = []
+        # Was work of its own undone by others, and it has not been told?
+        self.undone = False
         # Is there a commit that was refused, and after which the Connection
         # takes its transaction for ended?
         self.failed = False
@@ -136,6 +139,11 @@ class Level:
         """Has it neither begun nor lost anything?"""
         begun = self.wanted or self in self.reservation.begun
         return not (begun or self.lost)
+
+    @property
+    def has_work(self) -> bool:
+        """Is something undone for sure, when this is?"""
+        return self.wrote or bool(self.provisional)
 
     def let_go(self) -> None:
         """It has ended, and with it the handle that was made with it."""

@@ -115,8 +115,14 @@ def in_transaction(driver_connection: Any) -> bool | None:
     return told if isinstance(told, bool) else None
 
 
+def aborted(driver_connection: Any) -> bool:
+    """Will PostgreSQL make a rollback of a commit, without an error?"""
+    return _transaction_status(driver_connection) == _INERROR
+
+
 # libpq's PGTransactionStatusType
 _ACTIVE = 1
+_INERROR = 3
 _OPEN = (1, 2, 3)
 
 

@@ -38,6 +38,7 @@ from .lease import Lease
 from .request import REQUEST
 from .request import make_room
 from .stock import StockedPool
+from .using import Blocks
 from .using import Using
 from .using import all_left_behind
 from .using import give_back
@@ -356,8 +357,20 @@ class with_connection:
         self._mine: Connection | None = None
         self._outer: Connection | None = None
         self._made: Any = None
+        self._inner: Blocks | None = None
 
     def __enter__(self) -> Connection:
+        if self._inner is not None and self._inner.entered:
+            inner = with_connection(self._engine)
+            return self._inner.enter(inner)  # type: ignore[no-any-return]
+        self._made = None
+        connection = self._enter()
+        if self._inner is None:
+            self._inner = Blocks()
+        self._inner.entered = True
+        return connection
+
+    def _enter(self) -> Connection:
         own = self._source.own()
         known = own.connections
         if known is None:
@@ -381,6 +394,8 @@ class with_connection:
             # of its own, so that what it thinks it has begun is its own too
             handle = Join(base)
             handle.__dict__["block"] = weakref.ref(self)
+            if base is self._made:
+                handle.level.reservation.deputy = handle.level
             connection = Connection(self._engine, handle)
             handle.level.user = weakref.ref(connection)
             return connection
@@ -392,6 +407,12 @@ class with_connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        inner = None if self._inner is None else self._inner.leave()
+        if inner is not None:
+            inner.__exit__(kind, error, trace)
+            return
+        if self._inner is not None:
+            self._inner.entered = False
         mine = self._mine
         if mine is None:
             return
@@ -462,7 +483,13 @@ def _inside_of_others(connection: Connection) -> bool:
 
 
 def _untold(handle: Any) -> bool:
-    """Was this taken back, and its holder does not know yet?"""
+    """Was this taken back, or its work undone, and its holder knows not yet?
+
+    Who calls ``connection()`` for each statement would lose in silence what
+    the ones before have done.
+    """
+    if isinstance(handle, Join) and handle.first.undone:
+        return True
     base = handle.base if isinstance(handle, Join) else handle
     return "reclaimed" in base.__dict__ and "told" not in base.__dict__
 

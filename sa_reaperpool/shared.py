@@ -48,6 +48,11 @@ class Shared:
         self.two_phase = False
         self.parted = False
         """Was the connection taken out of the pool, by who has it alone?"""
+        self.changed = False
+        """Were the rules changed through its handles?"""
+        self.deputy: Level | None = None
+        """A join's that stands for the base, which is nobody's: of a block
+        of ``with_connection(engine)`` that has made the reservation."""
         self._leases = leases
         self._handle = handle
         self._name = name
@@ -71,8 +76,17 @@ class Shared:
     @property
     def joined(self) -> bool:
         """Are there handles beside the base?"""
+        return self._has_beside(self.base)
+
+    @property
+    def standing_for_it(self) -> Level:
+        """Whose changes are those of the connection."""
+        deputy = self.deputy
+        return self.base if deputy is None or deputy.ended else deputy
+
+    def _has_beside(self, *these: Level) -> bool:
         return any(
-            level.handle() is not None and level is not self.base
+            level.handle() is not None and level not in these
             for level in list(self._levels)
         )
 
@@ -120,7 +134,11 @@ class Shared:
         :raises JoinRefused: this is a join, or there are joins.
 
         """
-        if level is not self.base or self.joined:
+        if level is self.deputy:
+            alone = self.base.idle and not self._has_beside(level, self.base)
+        else:
+            alone = level is self.base and not self.joined
+        if not alone:
             self._refuse(f"{what} would change it for all who share it")
 
     def refuse_text(self, level: Level, what: str) -> NoReturn:
@@ -149,13 +167,22 @@ class Shared:
 
     def _refuse_unfit(self, lease: Lease, connection: Any) -> None:
         if transactions.autocommits(connection):
-            self._refuse("it is in AUTOCOMMIT, where no savepoint holds")
+            # What every checkout of the pool is, and who has begun nothing,
+            # a join may be: there is no savepoint, nor need for one.
+            if self.begun or not self._is_as_made(lease):
+                self._refuse("it is in AUTOCOMMIT, where no savepoint holds")
         # psycopg, being told more while it streams or copies, would wait for
         # itself
         if liveness.running(connection) or (
             transactions.unfinished(lease.cursors())
         ):
             self._refuse("an unbuffered result on it is not read to its end")
+
+    def _is_as_made(self, lease: Lease) -> bool:
+        """Has its connection the rules that it was opened with?"""
+        return not (
+            self.changed or self.base.exposed or lease.entry.has_rules_of_user
+        )
 
     # within
 
@@ -176,6 +203,7 @@ class Shared:
 
     def raise_ended(self, level: Level) -> NoReturn:
         """Say why this level can do nothing any more."""
+        level.home.undone = False
         base = self._handle()
         state = {} if base is None else vars(base)
         if "reclaimed" in state:

@@ -82,6 +82,17 @@ def statement_in_progress(error: Exception) -> bool:
     return "SQL statements in progress" in str(error)
 
 
+def undid_all(connection: Any, error: Exception) -> bool:
+    """Has a failed statement ended the transaction that it was in?
+
+    SQLite's ``INSERT OR ROLLBACK``, and a full disk, do; so does a deadlock
+    in MySQL.
+    """
+    if is_sqlite(connection):
+        return not connection.in_transaction
+    return error.args[:1] == (1213,)
+
+
 def rows_changed(connection: Any) -> int | None:
     """A number that grows with each row that is written, or None."""
     return getattr(connection, "total_changes", None)

@@ -77,6 +77,10 @@ class Turns(Shared):
     def _begin(self, level: Level, lease: Lease) -> None:
         connection = lease.entry.dbapi_connection
         self._note_writes(connection)
+        if level is self.base and self.standing_for_it is not level:
+            # for a block, which may have changed it
+            if self.changed and transactions.autocommits(connection):
+                self._refuse("it is in AUTOCOMMIT, for another's block")
         if self.begun:
             self._refuse_unfit(lease, connection)
             name = f"reaper_join_{next(self._savepoints)}"
@@ -122,9 +126,10 @@ class Turns(Shared):
         :raises JoinEnded: its work is gone.
 
         """
-        with self._lock: self._commit(level)  # fmt: skip
+        with self._lock: lines = self._commit(level)  # fmt: skip
+        warn_of_lost(lines)
 
-    def _commit(self, level: Level) -> None:
+    def _commit(self, level: Level) -> list[str]:
         self._check(level)
         self._settle()
         lease = self._check(level)
@@ -136,9 +141,12 @@ class Turns(Shared):
                 self._send(connection.commit)
                 self._torn = False
             level.clear()
-            return
+            return []
         self._note_writes(connection)
+        lost: list[str] = []
         if level.savepoint is None:
+            if level.provisional and liveness.aborted(connection):
+                lost = level.provisional
             self._send(connection.commit)
         else:
             self._send(transactions.release, connection, level.savepoint)
@@ -146,6 +154,7 @@ class Turns(Shared):
         self.begun.pop()
         self._go_on(level, lease)
         self._torn = False
+        return lost
 
     def _hand_down(self, level: Level, below: Level) -> None:
         """What a level has committed is that of the one below now."""
@@ -164,6 +173,16 @@ class Turns(Shared):
         """
         with self._lock: lines = self._ended_below(level)  # fmt: skip
         warn_of_lost(lines if undone else [])
+
+    def ended_by_error(self, level: Level, error: Exception) -> None:
+        """A statement of the lowest level's failed, and may have done so."""
+        lease = self.lease
+        lost = level.provisional
+        if lease is None or not lost or level.savepoint is not None:
+            return
+        if transactions.undid_all(lease.entry.dbapi_connection, error):
+            with self._lock: self._ended_below(level)  # fmt: skip
+            warn_of_lost(lost)
 
     def begun_by_text(self, level: Level) -> None:
         """More was sent after that, and may have begun the next one."""
@@ -238,8 +257,10 @@ class Turns(Shared):
         del self.begun[len(self.begun) - len(levels) :]
         lines = provisional(levels)
         for level in levels:
+            undone = level.has_work
             level.clear()
             level.lost = f"{by} rolled back"
+            level.undone = undone
         self._torn = False
         return lines
 
@@ -275,6 +296,7 @@ class Turns(Shared):
         for other in newer:
             other.ended = f"{level}, which it had joined, ended at {line}"
         level.ended = f"it was closed at {line}"
+        level.undone = False
         self._levels = [each for each in self._levels if not each.ended]
         # last: with these may go the base, and with that all others end
         for other in [*newer, level]:

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 from typing import Any
 
+from . import holder
 from .adapter import Handle
 from .adapter import Join
 from .level import Level
@@ -57,6 +58,35 @@ def all_left_behind(leases: dict[Any, Lease]) -> list[Any]:
     return found
 
 
+class Blocks:
+    """The blocks of one context manager that is entered while it is in use.
+
+    By its own thread, within its block, or by another one.
+    """
+
+    __slots__ = ("entered", "_within")
+
+    def __init__(self) -> None:
+        self.entered = True
+        """Is the first one entered?"""
+        self._within: list[tuple[Any, Any]] = []
+
+    def enter(self, inner: Any) -> Any:
+        entered = inner.__enter__()
+        self._within.append((holder.current(), inner))
+        return entered
+
+    def leave(self) -> Any:
+        """The block that this thread is to leave; None for the first one."""
+        here = holder.current()
+        for place in reversed(range(len(self._within))):
+            thread, inner = self._within[place]
+            if thread is here:
+                del self._within[place]
+                return inner
+        return None
+
+
 class Using:
     """A block that uses the thread's reserved connection."""
 
@@ -66,6 +96,7 @@ class Using:
         "_made",
         "_level",
         "_outer",
+        "_inner",
         "__weakref__",
     )
 
@@ -74,8 +105,15 @@ class Using:
         self._limit = timeout
         self._made: Any = None
         self._level: Level | None = None
+        self._inner: Blocks | None = None
 
     def __enter__(self) -> Any:
+        if self._inner is None:
+            self._inner = Blocks()
+        elif self._inner.entered:
+            return self._inner.enter(Using(self._source, self._limit))
+        self._inner.entered = True
+        self._made = self._level = None
         before = self._source.own().reserved
         try:
             handle = self._source.connection_for(
@@ -88,6 +126,7 @@ class Using:
             return handle
         except BaseException:
             # nobody will leave what was not entered
+            self._inner.entered = False
             if self._source.own().reserved is not before:
                 self._source.release_connection()
             raise
@@ -108,6 +147,12 @@ class Using:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        inner = None if self._inner is None else self._inner.leave()
+        if inner is not None:
+            inner.__exit__(kind, error, trace)
+            return
+        if self._inner is not None:
+            self._inner.entered = False
         try:
             if self._level is not None:
                 self._go_outside()

@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.exc import InvalidRequestError
 
 from .adapter import AdaptedQueuePool
+from .guards import level_of
 
 if TYPE_CHECKING:
     from .pool import ReaperPool
@@ -87,8 +88,19 @@ class Wrapper:
         """
         return self.pool.with_connection(timeout)
 
-    def _use(self, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Call this with an object of the pool's."""
+    def _use(
+        self,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        in_turn: bool = False,
+    ) -> Any:
+        """Call this with an object of the pool's.
+
+        :param in_turn: where that is a DBAPI connection, with one that minds
+         what else is done on it.
+
+        """
         with self.with_connection() as handle:
             # Not by way of the handle, whose own names hide the object's.
             # Nobody keeps it longer than the handle.
@@ -98,12 +110,17 @@ class Wrapper:
                     "The object that this block keeps was given back, or "
                     "invalidated, before its end"
                 )
-            result = function(client, *args)
+            if in_turn and hasattr(type(client), "cursor"):
+                result = function(_InTurn(handle, client), *args)
+            else:
+                result = function(client, *args)
             # one of those methods that end in `return self`
             return self if result is client else result
 
     def _call(self, name: str, /, *args: Any, **kwargs: Any) -> Any:
-        return self._use(lambda client: getattr(client, name)(*args, **kwargs))
+        return self._use(
+            lambda client: getattr(client, name)(*args, **kwargs), in_turn=True
+        )
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):
@@ -144,6 +161,26 @@ class Wrapper:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.pool!r}>"
+
+
+class _InTurn:
+    """A DBAPI connection that may be joined to others' work.
+
+    Its commit is not to be theirs.
+    """
+
+    __slots__ = ("_handle", "_client")
+
+    def __init__(self, handle: Any, client: Any):
+        self._handle = handle
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("cursor", "commit", "rollback"):
+            return getattr(self._handle, name)
+        found = getattr(self._client, name)
+        level = level_of(self._handle)
+        return found if level is None else level.attribute(name, found)
 
 
 def _look(client: Any, name: str) -> tuple[Any, bool]:

@@ -10,6 +10,7 @@ many is better than one too few.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -45,9 +46,26 @@ _PLAIN = frozenset("SELECT INSERT UPDATE DELETE".split())
 
 # what may contain words that are none of the statement's
 _HIDING = re.compile(
-    r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$"
+    r"--[^\n]*|/\*.*?\*/|(?<![\w$])[eE]'(?:[^'\\]|\\.|'')*'"
+    r"|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$"
     r'|"(?:[^"]|"")*"|`[^`]*`',
     re.DOTALL,
+)
+# the same in MySQL, where a backslash hides what is behind it
+_HIDING_WITH_BACKSLASHES = re.compile(
+    r"--(?=\s|\Z)[^\n]*|#[^\n]*|/\*.*?\*/|'(?:[^'\\]|\\.|'')*'"
+    r'|"(?:[^"\\]|\\.|"")*"|`[^`]*`',
+    re.DOTALL,
+)
+# statements inside of which there are statements, up to an END
+_ROUTINE = re.compile(
+    r"\s*CREATE(?:\s+(?:OR|REPLACE|TEMP|TEMPORARY|CONSTRAINT|AGGREGATE|"
+    r"DEFINER\s*=\s*\S+))*\s+(?:TRIGGER|FUNCTION|PROCEDURE|EVENT)\b",
+    re.IGNORECASE,
+)
+_BODY = re.compile(r'(?<![\w"`$.@])BEGIN(?![\w"`$.])', re.IGNORECASE)
+_END_OF_BODY = re.compile(
+    r"\s*END\b(?!\s+(?:IF|LOOP|WHILE|REPEAT|CASE|FOR)\b)", re.IGNORECASE
 )
 _CHANGES = re.compile(
     r'[()]\s*(?:INSERT|UPDATE|DELETE|MERGE)\s+[\w"`\[]', re.IGNORECASE
@@ -81,10 +99,12 @@ _ENDS = [
 ]
 
 
-def statements(text: Any) -> Sequence[Statement]:
+def statements(text: Any, backslashes: bool = False) -> Sequence[Statement]:
     """What a text does that is given to a cursor.
 
     :param text: str or bytes; whatever else it is, it tells nothing.
+
+    :param backslashes: do they escape a quote, in any string?
 
     """
     if isinstance(text, (bytes, bytearray)):
@@ -96,10 +116,23 @@ def statements(text: Any) -> Sequence[Statement]:
         word = match[1].upper()
         if word in _PLAIN:
             return [WRITE] if word in WRITES else READS
-    text = _HIDING.sub(_hidden, text)
-    return [
-        _statement(part) for part in text.split(";") if part.strip()
-    ] or READS
+    hiding = _HIDING_WITH_BACKSLASHES if backslashes else _HIDING
+    text = hiding.sub(_hidden, text)
+    return [_statement(part) for part in _parts(text)] or READS
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The statements of a text, without those of a routine's body."""
+    depth = 0
+    for part in text.split(";"):
+        if depth or _ROUTINE.match(part):
+            if not depth:
+                yield part
+            depth += len(_BODY.findall(part))
+            if depth and _END_OF_BODY.match(part):
+                depth -= 1
+        elif part.strip():
+            yield part
 
 
 def _hidden(match: re.Match[str]) -> str:
@@ -107,7 +140,7 @@ def _hidden(match: re.Match[str]) -> str:
     if found[0] in '"`':
         # a name, maybe of a savepoint
         return re.sub(r"[;()\s]", "_", found)
-    return " " if found[0] in "-/" else "''"
+    return " " if found[0] in "-/#" else "''"
 
 
 def _statement(part: str) -> Statement:

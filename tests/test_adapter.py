@@ -136,6 +136,17 @@ def test_every_connect_goes_through_what_was_wrapped():
     assert records == [pool.connect()._connection_record], message
 
 
+def test_an_isolation_level_is_noted_for_its_reset(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path}/a.db", poolclass=QueuePool)
+    with engine.connect() as connection:
+        record = connection.connection._connection_record
+        message = look_at("finalize_callback", "Entry.has_rules_of_user")
+        assert not record.finalize_callback, message
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        assert record.finalize_callback, message
+    assert not record.finalize_callback, message
+
+
 def test_connection_marks_the_pool_suspect_through_the_hook(pool):
     handle = pool.connect()
     record = handle._connection_record

@@ -26,11 +26,11 @@ from sa_reaperpool import ProvisionalCommitLost
 from sa_reaperpool import ReaperPool
 
 
-def make_engine(folder, **options):
+def make_engine(folder, reservation="thread", **options):
     engine = create_engine(
         f"sqlite:///{folder}/joins.db",
         poolclass=ReaperPool,
-        reservation="thread",
+        reservation=reservation,
         pool_size=1,
         max_overflow=0,
         pool_timeout=1,
@@ -616,3 +616,27 @@ def test_cursors_that_cannot_be_checked(tmp_path, rows):
     pool.release_connection()
     assert rows() == [2, 3, 5, 6]
     engine.dispose()
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_triggers_end_is_no_commit(engine, rows, joined):
+    trigger = text(
+        "CREATE TRIGGER a AFTER INSERT ON t BEGIN UPDATE t SET y = x; END"
+    )
+    with engine.connect() as outer:
+        outer.execute(text("INSERT INTO t (x) VALUES (1)"))
+        with Session(engine) as session:
+            (session if joined else outer).execute(trigger)
+            session.execute(text("INSERT INTO t (x) VALUES (2)"))
+            session.commit()
+        outer.rollback()
+    assert rows() == []
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_another_thread_may_end_what_runs(pool, joined):
+    with closing(pool.connect()) as outer, closing(pool.connect()) as join:
+        handle = join if joined else outer
+        assert in_a_thread(lambda: handle.interrupt()) == []
+        [error] = in_a_thread(lambda: handle.execute("SELECT 1"))
+        assert isinstance(error, NotOwner)

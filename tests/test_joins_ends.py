@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
 from contextlib import closing
 
@@ -23,6 +24,7 @@ import sa_reaperpool
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import JoinEnded
 from sa_reaperpool import JoinOrder
+from sa_reaperpool import JoinRefused
 from sa_reaperpool import NotOwner
 from sa_reaperpool import ProvisionalCommitLost
 
@@ -432,3 +434,92 @@ def test_a_connection_that_is_detached(engine, pool, rows, commits):
     with engine.begin() as connection:
         insert(connection, 3)
     assert rows()[-1:] == [3]
+
+
+def test_a_statement_that_rolls_all_back(outer, rows):
+    outer.execute("CREATE TABLE u (x UNIQUE)")
+    outer.execute("INSERT INTO u VALUES (1)")
+    with pytest.raises(sqlite3.OperationalError):
+        # this is none
+        outer.execute("INSERT INTO nowhere VALUES (1)")
+    with pytest.warns(ProvisionalCommitLost, match="test_joins_ends"):
+        with pytest.raises(sqlite3.IntegrityError):
+            outer.execute("INSERT OR ROLLBACK INTO u VALUES (1)")
+    outer.execute("INSERT INTO t (x) VALUES (4)")
+    outer.commit()
+    assert rows() == [4]
+    outer.close()
+
+
+@pytest.mark.parametrize(
+    "end", [lambda session: None, lambda session: session.rollback()]
+)
+def test_each_call_of_connection_is_told_of_what_was_lost(
+    engine, pool, rows, end
+):
+    with Session(engine) as session:
+        session.execute(text("SELECT 1"))
+        pool.connection().execute("INSERT INTO t (x) VALUES (1)")
+        end(session)
+    with pytest.raises(JoinEnded):
+        pool.connection().commit()
+    # once
+    pool.connection().execute("INSERT INTO t (x) VALUES (2)")
+    pool.connection().commit()
+    assert pool.release_connection()
+    assert rows() == [2]
+
+
+def look(handle):
+    assert handle.dbapi_connection is None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda handle: handle.close(),
+        lambda handle: handle._pool.release_connection(),
+        look,
+    ],
+)
+def test_who_is_done_with_it_is_not(engine, pool, rows, end):
+    with Session(engine) as session:
+        session.execute(text("SELECT 1"))
+        handle = pool.connection()
+        handle.execute("INSERT INTO t (x) VALUES (1)")
+    end(handle)
+    pool.connection().execute("INSERT INTO t (x) VALUES (2)")
+    pool.connection().commit()
+    assert pool.release_connection()
+    assert rows() == [2]
+
+
+def test_who_has_only_read_has_lost_nothing(engine, pool):
+    with Session(engine) as session:
+        session.execute(text("SELECT 1"))
+        pool.connection().execute("SELECT 1")
+    assert pool.connection().execute("SELECT 1").fetchone() == (1,)
+    assert pool.release_connection()
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_wrappers_calls_are_a_joins(engine, pool, rows, end):
+    wrapper = sa_reaperpool.Wrapper(pool)
+    with Session(engine) as session:
+        session.execute(text("INSERT INTO t (x) VALUES (1)"))
+        with wrapper.with_connection():
+            wrapper.execute("INSERT INTO t (x) VALUES (2)")
+            wrapper.cursor().execute("INSERT INTO t (x) VALUES (3)")
+            getattr(wrapper, end)()
+            with pytest.raises(JoinRefused):
+                wrapper.close()
+        assert rows() == []
+        if end == "commit":
+            session.rollback()
+        else:
+            session.commit()
+    assert rows() == ([] if end == "commit" else [1])
+    with wrapper.with_connection():
+        wrapper.execute("INSERT INTO t (x) VALUES (4)")
+        wrapper.commit()
+    assert rows()[-1] == 4

@@ -123,3 +123,56 @@ def test_several():
         "write",
         "rollback",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CREATE TRIGGER a AFTER INSERT ON t BEGIN UPDATE t SET x = 1; END",
+        "create temp trigger a after insert on t begin delete from u; end;",
+        "CREATE OR REPLACE FUNCTION f() RETURNS a BEGIN ATOMIC SELECT 1; END",
+        "CREATE DEFINER=`a`@`b` PROCEDURE p() BEGIN IF x THEN BEGIN COMMIT;"
+        " END; END IF; ROLLBACK; END",
+    ],
+)
+def test_a_routines_body_is_not_executed(text):
+    assert kinds(text) == ["write"]
+    assert kinds(f"{text.rstrip(';')}; ROLLBACK") == ["write", "rollback"]
+
+
+def test_names_that_begin_nothing():
+    text = "CREATE TABLE event (begin int, x int); COMMIT"
+    assert kinds(text) == ["write", "commit"]
+    text = 'CREATE TRIGGER "begin" AFTER INSERT ON t EXECUTE FUNCTION f()'
+    assert kinds(f"{text}; COMMIT") == ["write", "commit"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"INSERT INTO t VALUES ('it\'s; ROLLBACK; --')",
+        r"INSERT INTO t VALUES ('\\', 'a\'; COMMIT; \'')",
+        r'INSERT INTO t VALUES ("\"; ROLLBACK; \"")',
+        "INSERT INTO t VALUES (1) # it's; ROLLBACK",
+        r"INSERT INTO t VALUES ('it''s; ROLLBACK')",
+    ],
+)
+def test_backslashes_escape_in_mysql(text):
+    assert statements(text, True) == [Statement("write")]
+
+
+@pytest.mark.parametrize("quote", ["E'", "e'", ",E'"])
+def test_and_in_postgresqls_strings_of_that_kind(quote):
+    text = rf"INSERT INTO t VALUES (1{quote}a\'; ROLLBACK; --'); COMMIT"
+    if quote[0] != ",":
+        text = text.replace("1", "1, ")
+    assert kinds(text) == ["write", "commit"]
+
+
+def test_elsewhere_they_do_not():
+    text = r"INSERT INTO t VALUES ('a\'); ROLLBACK; SELECT '\'"
+    assert kinds(text) == ["write", "rollback", "other"]
+    text = r"INSERT INTO nice VALUES (nice'a\'); ROLLBACK; SELECT '\'"
+    assert kinds(text) == ["write", "rollback", "other"]
+    # a minus, twice
+    assert statements("SELECT 5--3; ROLLBACK", True)[-1].kind == "rollback"

@@ -471,3 +471,45 @@ def test_release_in_all_pools(driver):
     gate.open()
     theirs.result()
     plain.close()
+
+
+def test_one_block_object_is_entered_again(pool):
+    block = pool.with_connection()
+    with block as outer:
+        with block as inner:
+            assert inner is outer
+        assert pool.active_connection()
+        assert number_of(outer) == 1
+    assert not pool.active_connection()
+    with block as again:
+        assert again is pool.connection()
+    assert not pool.active_connection()
+
+
+@pytest.mark.parametrize("first_in_first_out", [False, True])
+def test_one_block_object_in_several_threads(pool, first_in_first_out):
+    block = pool.with_connection()
+    with block as outer:
+        gate = Gate()
+
+        def other():
+            with block as inner:
+                assert inner is not outer
+                gate()
+                assert inner.is_valid
+                return number_of(inner)
+
+        task = Task(other)
+        gate.wait()
+        assert outer.is_valid
+        if first_in_first_out:
+            number = number_of(outer)
+        else:
+            gate.open()
+            number = number_of(outer)
+            assert task.result() != number
+            assert outer.is_valid
+            assert pool.connection() is outer
+    gate.open()
+    assert task.result() != number
+    assert pool.stats().in_use == 0

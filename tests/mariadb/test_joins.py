@@ -10,6 +10,7 @@ import pymysql.cursors
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from sa_reaperpool import JoinOrder
@@ -131,3 +132,44 @@ def test_provisional_commits(engine, rows, table, wrote):
                 outer.invalidate()
         outer.close()
     assert rows() == []
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_values_that_look_like_statements(engine, outside, joined):
+    """PyMySQL makes one text of many rows, with backslashes in it."""
+    table = f"words_{uuid.uuid4().hex[:12]}"
+    outside.execute(text(f"CREATE TABLE {table} (x text) ENGINE=InnoDB"))
+    words = ["it's; ROLLBACK; it's", "'; COMMIT; --", '"; ROLLBACK']
+    try:
+        with engine.connect() as outer:
+            outer.execute(text(f"INSERT INTO {table} VALUES ('outer')"))
+            with Session(engine) as session:
+                (session if joined else outer).execute(
+                    text(f"INSERT INTO {table} VALUES (:x)"),
+                    [{"x": word} for word in words],
+                )
+                session.execute(text(f"INSERT INTO {table} VALUES ('inner')"))
+                session.commit()
+            outer.rollback()
+        found = outside.execute(text(f"SELECT x FROM {table}"))
+        assert list(found.scalars()) == []
+    finally:
+        outside.execute(text(f"DROP TABLE {table}"))
+
+
+def test_a_deadlock_undoes_all(engine, rows, table):
+    deadlock = text("SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213")
+    with engine.connect() as outer:
+        outer.execute(text("SELECT 1"))
+        with Session(engine) as session:
+            session.execute(text(f"INSERT INTO {table} VALUES (1)"))
+            session.commit()
+        # as the server does then, unseen
+        outer.connection.dbapi_connection.rollback()
+        with pytest.warns(ProvisionalCommitLost, match="test_joins"):
+            with pytest.raises(OperationalError, match="1213"):
+                outer.execute(deadlock)
+        # as without joins, MySQL begins anew
+        outer.execute(text(f"INSERT INTO {table} VALUES (5)"))
+        outer.commit()
+    assert rows() == [5]

@@ -578,3 +578,33 @@ def test_a_joins_raw_connection(pool, rows, insert):
     join.close()
     outer.close()
     assert rows() == [1, 4]
+
+
+@pytest.mark.parametrize("wrote", [False, True])
+@pytest.mark.parametrize("end", ["commit", "close"])
+def test_a_commit_after_an_error(engines, driver, rows, insert, wrote, end):
+    """PostgreSQL makes a rollback of it, and no error."""
+    pool = engines(
+        driver,
+        reservation="thread",
+        reaping_frequency=None,
+        pool_reset_on_return="commit",
+    ).pool
+    outer = pool.connect()
+    execute(outer, "SELECT 1")
+    if wrote:
+        insert(outer, 1)
+    join = pool.connect()
+    insert(join, 2)
+    join.commit()
+    join.close()
+    with pytest.raises(Exception, match="zero"):
+        execute(outer, "SELECT 1 / 0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProvisionalCommitLost)
+        with pytest.raises(ProvisionalCommitLost, match="test_joins_driv"):
+            getattr(outer, end)()
+    assert rows() == []
+    insert(outer, 3) if end == "commit" else None
+    outer.close()
+    assert rows() == ([3] if end == "commit" else [])
