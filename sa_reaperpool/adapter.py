@@ -387,6 +387,8 @@ class Join(Joining, _ConnectionFairy):
 
     :param base: the handle through which that is held.
 
+    :param stands_in: for a block for which that was made, and is nobody's.
+
     :raises JoinRefused: joining would harm what is going on there.
 
     """
@@ -395,7 +397,7 @@ class Join(Joining, _ConnectionFairy):
 
     _pool: AdaptedQueuePool
 
-    def __init__(self, base: Handle):
+    def __init__(self, base: Handle, stands_in: bool = False):
         # without that of the class above, which makes a finaliser
         self._pool = base._pool
         self._counter = 1
@@ -404,7 +406,9 @@ class Join(Joining, _ConnectionFairy):
         self.base = base
         level = base.lease.level
         assert level is not None, "only what is reserved is joined"
-        self.level = self.first = level.reservation.join(self)
+        whose = level.reservation
+        begin = whose.stand_in if stands_in else whose.join
+        self.level = self.first = begin(self)
 
     @property
     def dbapi_connection(self) -> Any:  # type: ignore[override]

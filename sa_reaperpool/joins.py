@@ -103,6 +103,22 @@ class Reservation(Turns):
         JOINED[id(connection)] = self
         return level
 
+    def stand_in(self, handle: Any) -> Level:
+        """A level for a block's handle, for the base, which is nobody's.
+
+        As it was made for the block, nothing is going on that could be
+        harmed.
+        """
+        with self._lock: level = self._stand_in(handle)  # fmt: skip
+        return level
+
+    def _stand_in(self, handle: Any) -> Level:
+        connection = self._check(self.base).entry.dbapi_connection
+        level = self._new_level(weakref.ref(handle), here())
+        JOINED[id(connection)] = self
+        self.deputy = level
+        return level
+
     def join_again(self, level: Level) -> Level | None:
         """For a block that uses a handle inside of newer ones' work.
 

@@ -392,10 +392,8 @@ class with_connection:
         base = handle.base if isinstance(handle, Join) else handle
         if usable(base):
             # of its own, so that what it thinks it has begun is its own too
-            handle = Join(base)
+            handle = Join(base, stands_in=base is self._made)
             handle.__dict__["block"] = weakref.ref(self)
-            if base is self._made:
-                handle.level.reservation.deputy = handle.level
             connection = Connection(self._engine, handle)
             handle.level.user = weakref.ref(connection)
             return connection

@@ -167,9 +167,8 @@ class Shared:
 
     def _refuse_unfit(self, lease: Lease, connection: Any) -> None:
         if transactions.autocommits(connection):
-            # What every checkout of the pool is, and who has begun nothing,
-            # a join may be: there is no savepoint, nor need for one.
-            if self.begun or not self._is_as_made(lease):
+            recipe = transactions.may_begin_by_text(connection)
+            if self.begun or not (recipe and self._is_as_made(lease)):
                 self._refuse("it is in AUTOCOMMIT, where no savepoint holds")
         # psycopg, being told more while it streams or copies, would wait for
         # itself

@@ -66,6 +66,14 @@ def autocommits(connection: Any) -> bool:
     return bool(told)
 
 
+def may_begin_by_text(connection: Any) -> bool:
+    """Does this driver, as it is set, leave it to its user to send BEGIN?
+
+    SQLAlchemy's recipe for sqlite3 does so; AUTOCOMMIT looks the same.
+    """
+    return is_sqlite(connection) and connection.isolation_level is None
+
+
 def unfinished(cursors: Iterable[Any]) -> bool:
     """Is there a result of which the server has still rows to send?
 

@@ -16,6 +16,7 @@ from waiting import Worker
 
 import sa_reaperpool
 from sa_reaperpool import CheckoutTimeout
+from sa_reaperpool import JoinRefused
 
 from .conftest import backend_of
 
@@ -201,3 +202,30 @@ def test_what_is_reserved_is_independent_of_sessions(
         assert committed() == [3]
         reserved.rollback()
     assert committed() == [3]
+
+
+# AUTOCOMMIT
+
+
+def test_an_engine_in_autocommit(engines, driver, table, committed):
+    engine = engines(
+        driver, reservation="thread", isolation_level="AUTOCOMMIT"
+    )
+    row = text(f"INSERT INTO {table} VALUES (1)")
+    with engine.connect() as outer:
+        # whether it has begun or not
+        with pytest.raises(JoinRefused, match="AUTOCOMMIT"):
+            engine.connect()
+        outer.execute(row)
+        with pytest.raises(JoinRefused, match="AUTOCOMMIT"):
+            engine.connect()
+    assert committed() == [1]
+    # a block of its own joins nobody
+    with sa_reaperpool.with_connection(engine) as connection:
+        connection.execute(text(f"INSERT INTO {table} VALUES (2)"))
+        with pytest.raises(JoinRefused, match="AUTOCOMMIT"):
+            engine.connect()
+        with sa_reaperpool.with_connection(engine) as same:
+            assert same is connection
+    assert committed() == [1, 2]
+    assert engine.pool.checkedout() == 0
