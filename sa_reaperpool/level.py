@@ -179,6 +179,9 @@ class Level:
         """
         reservation = self.reservation
         if reservation.parted:
+            # the base's, and nobody else's
+            if self.ended:
+                reservation.raise_ended(self)
             return
         lease = reservation.lease
         if lease is not None:

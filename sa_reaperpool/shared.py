@@ -191,6 +191,7 @@ class Shared:
         if lease is None or level.ended:
             self.raise_ended(level)
         if level.lost:
+            level.home.undone = False
             raise JoinEnded(
                 f"The work of {level} is undone, since {level.lost}; roll "
                 "back to go on",

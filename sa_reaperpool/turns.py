@@ -45,6 +45,8 @@ class Turns(Shared):
         if stack and stack[-1] is level and not (self._torn or self.pending):
             return
         if self.parted:
+            if level.ended:
+                self.raise_ended(level)
             return
         with self._lock: self._before_statement(level)  # fmt: skip
 
@@ -280,6 +282,9 @@ class Turns(Shared):
         warn_of_lost(lines)
 
     def _end(self, level: Level) -> list[str]:
+        if level.ended:
+            # with an older one; what is above by now is none of its doing
+            return []
         lease = self.lease
         above = [each for each in self.begun if each.number >= level.number]
         try:
@@ -287,8 +292,7 @@ class Turns(Shared):
                 return []
             return self._undo(above, lease, f"{level}, which it had joined,")
         finally:
-            if level.ended is None:
-                self._end_from(level)
+            self._end_from(level)
 
     def _end_from(self, level: Level) -> None:
         line = here()

@@ -38,6 +38,8 @@ class Handle:
         self.lost = False
         # has it, or an older one, been closed?
         self.ended = False
+        # was something of its own undone by others, and it does not know?
+        self.undone = False
         # has it given out cursors that are open still?
         self.cursors_live = False
 
@@ -96,6 +98,7 @@ class Model:
     def look(self, handle: Handle) -> None:
         """Take a cursor, and execute nothing."""
         if handle.ended or handle.lost:
+            handle.undone = False
             raise JoinEnded
 
     def commit(self, handle: Handle) -> None:
@@ -111,19 +114,21 @@ class Model:
 
     def rollback(self, handle: Handle) -> None:
         if handle.ended:
+            handle.undone = False
             return
         mine = self._layers_of(handle)
         if mine:
             self._throw_away(mine[0])
         elif handle is self.handles[0] and self.layers:
             self._throw_away(self.layers[0])
-        handle.lost = handle.wanted = handle.wrote = False
+        handle.lost = handle.wanted = handle.wrote = handle.undone = False
         if mine:
             self._go_on(handle)
 
     def close(self, handle: Handle) -> None:
         """Give it back, or lose the last reference to it."""
         if handle.ended:
+            handle.undone = False
             return
         ending = self.handles[self.handles.index(handle) :]
         for layer in self.layers:
@@ -133,6 +138,7 @@ class Model:
         for each in ending:
             each.ended = True
             self.handles.remove(each)
+        handle.undone = False
 
     # SQLAlchemy's own savepoints
 
@@ -151,12 +157,13 @@ class Model:
         if savepoint in self.layers:
             self._throw_away(savepoint)
             # what it did before is still there
-            handle.lost = False
+            handle.lost = handle.undone = False
 
     # within
 
     def _may_go_on(self, handle: Handle) -> None:
         if handle.ended or handle.lost:
+            handle.undone = False
             raise JoinEnded
         top = self.top()
         if top is not None and top.number > handle.number:
@@ -197,3 +204,5 @@ class Model:
             self.warnings += 1
         for layer in undone:
             layer.owner.lost = True
+            if layer.owner.wrote or layer.commits:
+                layer.owner.undone = True

@@ -140,9 +140,14 @@ class World:
     # what the pool reserves
 
     def _expect_reserved(self) -> RawActor:
-        """The same as before, or a new one."""
+        """The same as before, or a new one.
+
+        One that has ended stays until it has said what was undone with it.
+        """
         actor = self.reserved
-        if actor is None or actor.handles[0].ended:
+        if actor is None or (
+            actor.handles[0].ended and not actor.handles[0].undone
+        ):
             actor = RawActor(self, self._name("p"))
             actor.expect_open()
             actor.kept = True
@@ -172,7 +177,7 @@ class World:
             actor = self._expect_reserved()
             if actor is not before:
                 block.made = actor
-            else:
+            elif not actor.handles[0].ended:
                 top = self.model.top()
                 if top and top.number > actor.handles[-1].number:
                     block.inner = self.model.open()
@@ -199,7 +204,9 @@ class World:
                 reserved = self._expect_reserved()
                 actor = ConnectionActor(self, self._name("e"))
                 actor.kept = True
-                actor.handle = self.model.open()
+                actor.handle = reserved.handles[0]
+                if not actor.handle.ended:
+                    actor.handle = self.model.open()
                 if reserved is not before:
                     block.reserved = reserved
                 self.actors.append(actor)

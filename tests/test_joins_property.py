@@ -20,6 +20,28 @@ from joins_programs import smallest
 
 SEED = 20
 
+ONCE_WRONG = {
+    "a cursor of a join that ended, after detach()": (
+        "raw connect raw reserve prepare raw drop:2 detach_close "
+        "late_insert"
+    ),
+    "told of what was lost, once": (
+        "raw raw with_engine prepare late_insert rollback:3 late_insert "
+        "drop detach_commit with_engine"
+    ),
+    "a block left after its reservation was closed": (
+        "session insert with connect insert with drop close raw reserve "
+        "insert leave read"
+    ),
+    "a block in one whose work was undone": (
+        "raw with_engine insert:1 invalidate with"
+    ),
+    "a block on the engine likewise": (
+        "connect raw with_engine insert:1 close:2 with_engine insert"
+    ),
+}
+"""Programs; each step with its number, if that is not 0."""
+
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory):
@@ -44,6 +66,16 @@ def test_long_programs(bench):
     for number, program in enumerate(random_programs(SEED, 300)):
         wrong = smallest(bench, program)
         assert not wrong, f"seed {SEED}, program {number}: {wrong}"
+
+
+@pytest.mark.parametrize("steps", ONCE_WRONG.values(), ids=ONCE_WRONG)
+def test_programs_that_came_out_otherwise(bench, steps):
+    program = []
+    for step in steps.split():
+        verb, _, number = step.partition(":")
+        program.append((verb, int(number or 0)))
+    wrong = mismatch(bench, program)
+    assert not wrong, wrong
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
