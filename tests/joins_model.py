@@ -40,6 +40,8 @@ class Handle:
         self.ended = False
         # was something of its own undone by others, and it does not know?
         self.undone = False
+        # whom it tells, when it says so: the first of one user's
+        self.home = self
         # has it given out cursors that are open still?
         self.cursors_live = False
 
@@ -98,7 +100,7 @@ class Model:
     def look(self, handle: Handle) -> None:
         """Take a cursor, and execute nothing."""
         if handle.ended or handle.lost:
-            handle.undone = False
+            handle.home.undone = False
             raise JoinEnded
 
     def commit(self, handle: Handle) -> None:
@@ -163,7 +165,7 @@ class Model:
 
     def _may_go_on(self, handle: Handle) -> None:
         if handle.ended or handle.lost:
-            handle.undone = False
+            handle.home.undone = False
             raise JoinEnded
         top = self.top()
         if top is not None and top.number > handle.number:

@@ -181,6 +181,7 @@ class World:
                 top = self.model.top()
                 if top and top.number > actor.handles[-1].number:
                     block.inner = self.model.open()
+                    block.inner.home = actor.handles[0]
                     block.actor = actor
                     actor.handles.append(block.inner)
             self.blocks.append(block)
@@ -245,10 +246,9 @@ class World:
             if block.made is self.reserved:
                 self.expect_release()
             elif block.made in self.actors:
-                assert block.made is not None
                 block.made.expect_close()
-                if block.made is self.connection:
-                    self.connection = block.outer
+            if block.made is self.connection:
+                self.connection = block.outer
             if block.reserved is not None and block.reserved is self.reserved:
                 self.expect_release()
 

@@ -33,6 +33,10 @@ ONCE_WRONG = {
         "session insert with connect insert with drop close raw reserve "
         "insert leave read"
     ),
+    "told within a block of what was lost around it": (
+        "session raw insert:1 with raw insert:1 insert with drop:1 read:1 "
+        "with"
+    ),
     "a block in one whose work was undone": (
         "raw with_engine insert:1 invalidate with"
     ),
