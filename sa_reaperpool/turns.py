@@ -268,11 +268,11 @@ class Turns(Shared):
 
     def _go_on(self, level: Level, lease: Lease) -> None:
         """After the end of a transaction of this level's."""
-        in_savepoint = level.savepoint is not None
         level.clear()
         connection = lease.entry.dbapi_connection
         self._rows = transactions.rows_changed(connection)
-        if in_savepoint and level.cursors():
+        # inside of another's, that is
+        if self.begun and level.cursors():
             # Through these it may go on unseen.
             self._begin(level, lease)
 

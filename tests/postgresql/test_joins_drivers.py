@@ -608,3 +608,20 @@ def test_a_commit_after_an_error(engines, driver, rows, insert, wrote, end):
     insert(outer, 3) if end == "commit" else None
     outer.close()
     assert rows() == ([3] if end == "commit" else [])
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+def test_a_live_cursor_keeps_its_joins_turn(pool, rows, insert, end):
+    """Through it the join may go on at any moment."""
+    outer = pool.connect()
+    outer.cursor().execute("SELECT 1")
+    join = pool.connect()
+    cursor = join.cursor()
+    insert(cursor, 1)
+    getattr(join, end)()
+    with pytest.raises(JoinOrder):
+        outer.cursor().execute("SELECT 1")
+    cursor.close()
+    join.close()
+    outer.commit()
+    assert rows() == ([1] if end == "commit" else [])
