@@ -23,6 +23,14 @@ tests/test_adapter.py which fails when it changes.
 ``_recycle``, ``_pre_ping``, ``_reset_on_return``, ``_orig_logging_name``
     A pool's state under the names that SQLAlchemy and its tests use.
 
+``Pool._invalidate_time``, ``_ConnectionRecord._soft_invalidate_time``
+    Connections that are older are replaced at their next checkout; where
+    none is to be, a checkout goes the short way.
+
+``_clslevel`` of a class's events, ``_listen()`` of a class of events
+    Who listens to all pools' checkouts and returns, in collections that
+    stay the same; and the moment when somebody begins to listen to one's.
+
 ``Pool._should_log_debug()``, and ``_dispatch`` as an argument of ``Pool``
     What a finaliser is told of logging; how ``recreate()`` hands on events.
 
@@ -63,16 +71,25 @@ and ``dbapi_connection`` as a slot)
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
+from logging import DEBUG
+from time import monotonic
+from types import CodeType
+from types import FrameType
+from types import MethodType
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Callable
+from typing import Collection
+from typing import Iterator
 from typing import cast
 
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool import base as _base
@@ -87,6 +104,7 @@ from sqlalchemy.pool.events import PoolEvents
 from . import fork
 from . import liveness
 from . import process
+from .checkout import UNSET
 from .errors import ConnectionReclaimed
 from .handle import Dead
 from .handle import Joining
@@ -94,10 +112,16 @@ from .handle import Noting
 from .handle import Parted
 from .handle import Refusing
 from .handle import raise_if_reclaimed
+from .holder import current as current_holder
+from .holder import here as _here
+from .lease import INNER
 from .lease import Lease
 from .lease import LeaseInfo
+from .lease import begun
 from .lease import called_by_sqlalchemy
 from .lease import called_here
+from .lease import is_generated
+from .lease import lease_ended
 from .lost import warn_of_lost
 
 if TYPE_CHECKING:
@@ -111,6 +135,12 @@ _strong_refs: dict[Any, Any] | None = getattr(
 
 _driver_connection = _ConnectionFairy.__dict__["driver_connection"]
 _dbapi_connection_slot = _ConnectionFairy.__dict__["dbapi_connection"]
+_set_connection = _dbapi_connection_slot.__set__
+_new = object.__new__
+_page = process.page
+
+_NO_FINALISER: Any = SimpleNamespace(detach=lambda: None, alive=False)
+"""A handle's from when it has a lease, whose weak reference is one."""
 
 
 class Entry(_ConnectionRecord):
@@ -119,35 +149,62 @@ class Entry(_ConnectionRecord):
     Times are seconds on the monotonic clock; they are set by the pool.
     """
 
-    opened_at: float = 0.0
+    __slots__ = (
+        "pool",
+        "process",
+        "opened_at",
+        "idle_since",
+        "traffic_at",
+        "spread",
+        "outdated",
+        "lent_at",
+        "connecting_since",
+        "probe",
+        "quiet",
+        "slot",
+    )
+
+    opened_at: float
     """When the connection was opened."""
 
-    idle_since: float = 0.0
+    idle_since: float
     """When it was returned, or opened if it never was."""
 
-    traffic_at: float = 0.0
+    traffic_at: float
     """When the server was last heard."""
 
-    spread: float = 0.0
+    spread: float
     """The fraction by which its max_age and keepalive are shortened."""
 
-    outdated: str | None = None
+    outdated: str | None
     """Why it is not to be used any longer: ``refreshed``, ``shutdown``, or
     why it was taken back."""
 
-    lent_at: float = 0.0
+    lent_at: float
     """When it was last checked out; 0 once it was returned."""
 
-    connecting_since: float = 0.0
+    connecting_since: float
     """When the connect began that is under way; 0 if none is."""
 
-    probe: liveness.Probe | None = None
+    probe: liveness.Probe | None
     """Looks at its socket."""
+
+    quiet: Callable[[], bool] | None
+    """Tells the one who is about to lend it whether it seems alive; None
+    where nobody is to look."""
+
+    slot: Any
+    """The queue's."""
 
     def __init__(self, pool: AdaptedQueuePool):
         super().__init__(pool, connect=False)
         self.pool = weakref.ref(pool)
         self.process = pool.process
+        self.opened_at = self.idle_since = self.traffic_at = 0.0
+        self.spread = self.lent_at = self.connecting_since = 0.0
+        self.outdated = self.probe = self.quiet = self.slot = None
+        # SQLAlchemy's own; here so that to look at it is cheap
+        self._soft_invalidate_time = 0
 
     @property
     def connected(self) -> bool:
@@ -183,6 +240,23 @@ class Entry(_ConnectionRecord):
         self._checkin_failed(cast(BaseException, error))
 
 
+class EndedHandle(_ConnectionFairy):
+    """What a handle is once its lease ended well: one of SQLAlchemy's own.
+
+    By way of these two SQLAlchemy resets the connection.
+    """
+
+    __slots__ = ()
+
+    _finalizer: Any = _NO_FINALISER
+
+    def rollback(self) -> None:
+        self.dbapi_connection.rollback()
+
+    def commit(self) -> None:
+        self.dbapi_connection.commit()
+
+
 class Handle(Noting, _ConnectionFairy):
     """What a user holds while his lease lasts.
 
@@ -197,6 +271,7 @@ class Handle(Noting, _ConnectionFairy):
     __slots__ = ()
 
     _pool: AdaptedQueuePool
+    _finalizer: Any = _NO_FINALISER
 
     @property
     def dbapi_connection(self) -> Any:
@@ -232,21 +307,92 @@ class Handle(Noting, _ConnectionFairy):
         lease = self.__dict__.get("lease")
         return lease is not None and lease.handle in self._pool._leases
 
-    def close(self) -> None:
-        lease = self.__dict__.get("lease")
+    def close(self, transaction_reset: bool = False) -> None:
+        # As connect(): where all is as usual, what SQLAlchemy and
+        # StockedPool._give_back() do between them.
+        lease = None
+        resetting = False
+        # no other try inside: who raises at its line, is not caught
         try:
-            _ConnectionFairy.close(self)
-        except BaseException:
-            _let_go(self, lease)
-            raise
+            lease = self.lease
+            pool = lease.pool
+            entry = lease.entry
+            if (
+                pool._unusual
+                or pool._all_checkins
+                or pool._all_resets
+                or not lease.usual
+                or entry.finalize_callback
+                or not _page[0]
+            ):
+                _ConnectionFairy._close_special(self, transaction_reset)
+                return
+            # a fork meanwhile gives the child's pool another
+            queue = pool.queue
+            if pool._leases.pop(lease, None) is None:
+                # taken back
+                return
+            self.__class__ = EndedHandle  # type: ignore[assignment]
+            self._counter = 0
+            if not transaction_reset and (
+                pool._reset_on_return is reset_rollback
+            ):
+                resetting = True
+                roll_back = pool._dialect_given.do_rollback
+                if (
+                    type(roll_back) is MethodType
+                    and roll_back.__func__ is pool._plain_rollback
+                ):
+                    # all that it would do
+                    entry.dbapi_connection.rollback()
+                else:
+                    roll_back(self)
+                resetting = False
+            entry.fairy_ref = None
+            self.dbapi_connection = self._connection_record = None
+            del self.lease
+            if (
+                entry.outdated is None
+                and entry.dbapi_connection is not None
+                and pool.settings.max_age is None
+            ):
+                entry.idle_since = entry.traffic_at = now = monotonic()
+                pool.returned((now, now - lease.taken))
+                entry.lent_at = 0.0
+                # FairQueue.lay()
+                slot = entry.slot
+                turn = next(queue._turns)
+                slot.turn = slot.place = turn; queue.queue.append(entry)  # fmt: skip  # noqa: E501
+                if (
+                    queue._waiters
+                    or queue._shedding
+                    or queue._inbox
+                    or queue._makers
+                    or not slot.counted
+                    or 0 < queue.maxsize < len(queue.queue)
+                ):
+                    queue.rearrange(entry, slot)
+            else:
+                pool._give_back(entry)
+            # it is a weak reference, and would fire
+            lease = None
+        except BaseException as error:
+            if lease is None:
+                if isinstance(error, ConnectionReclaimed):
+                    # just before; who only closes is not told
+                    self.__dict__.pop("told", None)
+                    return
+                lease = self.__dict__.get("lease")
+            if not resetting or not _reset_failed(self, lease, error):
+                _let_go(self, lease)
+                raise
 
-    def _close_special(self, transaction_reset: bool = False) -> None:
-        lease = self.__dict__.get("lease")
-        try:
-            _ConnectionFairy._close_special(self, transaction_reset)
-        except BaseException:
-            _let_go(self, lease)
-            raise
+    _close_special = close
+
+    def _checkout_existing(self) -> Handle:
+        # from now on it takes more than one close() to end it
+        self.lease.usual = False
+        return cast(Handle, _ConnectionFairy._checkout_existing(self))
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
         lease = _end(self)
@@ -310,10 +456,29 @@ def _end(handle: Handle) -> Lease | None:
     if lease is None or handle._pool._leases.pop(lease.handle, None) is None:
         return None
     # in this order: where there is no lease there is no Handle either
-    handle.__class__ = _ConnectionFairy  # type: ignore[assignment]
+    handle.__class__ = EndedHandle  # type: ignore[assignment]
     # with the lease goes its weak reference, before that can fire
     del handle.lease
     return lease  # type: ignore[no-any-return]
+
+
+def _reset_failed(
+    handle: _ConnectionFairy, lease: Lease, error: BaseException
+) -> bool:
+    """As SQLAlchemy does where the reset of a return fails.
+
+    :return: False if it was interrupted, rather.
+
+    """
+    pool, entry = lease.pool, lease.entry
+    pool.logger.error("Exception during reset or similar", exc_info=True)
+    if isinstance(error, Exception):
+        entry.invalidate(error)
+        entry.fairy_ref = None
+        _take_apart(handle)
+        pool._give_back(entry)
+        return True
+    return False
 
 
 def finish_joins(lease: Lease, pool: AdaptedQueuePool) -> list[str]:
@@ -341,13 +506,17 @@ def _let_go(handle: _ConnectionFairy, lease: Lease | None) -> None:
     """
     if lease is None or isinstance(handle, ReclaimedHandle):
         return
-    handle.__class__ = _ConnectionFairy
+    _take_apart(handle)
+    lease.pool._leases.pop(lease, None)
+    lease.pool.give_up(lease.entry, lease.turn)
+
+
+def _take_apart(handle: _ConnectionFairy) -> None:
+    """See to it that this refers to nothing of the pool's any more."""
+    handle.__class__ = EndedHandle
     handle.__dict__.pop("lease", None)
     handle.dbapi_connection = cast(Any, None)
     handle._connection_record = None
-    pool = cast(AdaptedQueuePool, handle._pool)
-    pool._leases.pop(lease.handle, None)
-    pool.give_up(lease.entry, lease.turn)
 
 
 class ReclaimedHandle(Refusing, _ConnectionFairy):
@@ -376,6 +545,7 @@ class PartedHandle(Parted, _ConnectionFairy):
         lost = reservation.parted_end()
         _ConnectionFairy._checkin(self, transaction_was_reset)
         warn_of_lost([] if commits else lost)
+
 
 
 _NOBODY: Any = SimpleNamespace()
@@ -526,15 +696,21 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     if entry is None:
         # a listener of the checkout event ended it already
         return cast(Handle, fairy)
-    lease = Lease(entry, pool.queue.turn(entry))
-    lease.handle = ref = weakref.ref(fairy, pool._handle_collected)
-    pool._leases[ref] = lease
+    lease = begun(fairy, pool, entry, pool.queue.turn(entry), 2)
+    lease.usual = not fairy._echo
+    pool._leases[lease] = lease
     entry.lent_at = lease.taken
-    entry.fairy_ref = ref
+    entry.fairy_ref = _lent
     _no_finaliser(fairy)
     fairy.lease = lease
     fairy.__class__ = Handle
     return cast(Handle, fairy)
+
+
+def _lent() -> bool:
+    """In place of an entry's weak reference to its handle, which the pool
+    has; with the lease's own in it, the two would refer to each other."""
+    return True
 
 
 def fence(handle: Any, error: ConnectionReclaimed) -> None:
@@ -560,7 +736,7 @@ class _Returned(_ConnectionFairy):
 
     __slots__ = ()
 
-    _finalizer: Any = SimpleNamespace(detach=lambda: None)
+    _finalizer: Any = _NO_FINALISER
 
     def __init__(self, entry: Entry, pool: AdaptedQueuePool):
         self._pool = pool
@@ -574,6 +750,8 @@ def return_collected(
     entry: Entry, pool: AdaptedQueuePool, ref: weakref.ref[Any]
 ) -> None:
     """Return a connection whose handle was garbage collected."""
+    # as SQLAlchemy wants to see it
+    entry.fairy_ref = ref
     fairy = _Returned(entry, pool)
     if _strong_refs is None:
         _finalize_fairy(
@@ -614,6 +792,9 @@ class NoDialect(_ConnDialect):
         return True
 
 
+_PLAIN_ROLLBACKS = (_ConnDialect.do_rollback, DefaultDialect.do_rollback)
+
+
 class AdaptedQueuePool(QueuePool):
     """A QueuePool whose hooks are the verbs of the class derived from it."""
 
@@ -624,6 +805,19 @@ class AdaptedQueuePool(QueuePool):
     process: int = 0
     """Whose connections these are."""
 
+    _started: bool = False
+    suspected_at: float = 0.0
+    """When a connection was found dead last."""
+    checkouts: Iterator[int]
+    returned: Callable[[tuple[float, float]], None]
+    _plain_rollback: Any = None
+    """The dialect's, if all it does is to call the connection's."""
+    _unusual: bool = True
+    """Do all checkouts and returns have to go the long way?"""
+    _all_checkouts: Collection[Any] = ()
+    """Who listens to all pools'."""
+    _all_checkins: Collection[Any] = ()
+    _all_resets: Collection[Any] = ()
     _opener: Callable[[Any], Any] = None  # type: ignore[assignment]
     _closer: Callable[[Any], object] | None = None
 
@@ -653,12 +847,145 @@ class AdaptedQueuePool(QueuePool):
     def _closed(self, connection: Any, terminated: bool) -> None:
         raise NotImplementedError()
 
+    def _watch_socket(self, entry: Entry, connection: Any) -> None:
+        raise NotImplementedError()
+
     def hear(self, entry: Entry | None, error: BaseException) -> None:
         """Something failed: is it news of the server?"""
         raise NotImplementedError()
 
     def no_creator(self) -> Exception:
         raise NotImplementedError()
+
+    def connect_at_length(self, timeout: float | None) -> Any:
+        raise NotImplementedError()
+
+    def connect_as_sqlalchemy(self) -> Any:
+        """A handle as SQLAlchemy makes it, by way of :meth:`._do_get`."""
+        return super().connect()
+
+    # the short way
+
+    def connect(self, timeout: float | None = UNSET) -> Any:
+        """Check a connection out.
+
+        With ``reservation="thread"``, join the one that this thread has.
+
+        What is returned stands for the connection, or for whatever object
+        the creator made: its attributes and methods are had from it, but
+        for those that SQLAlchemy's handles have themselves (``close()``,
+        which gives it back, ``invalidate()``, ``detach()``, ``info``,
+        ``cursor()``, ``commit()``, ``rollback()`` and a few more), and
+        ``handle[key]``, ``len(handle)`` and the like.  For these there is
+        the object itself, ``handle.driver_connection``.  It is to be used
+        only as long as the handle is.
+
+        ``with pool.connect() as handle:`` gives it back at the end of the
+        block.
+
+        :param timeout: seconds that this checkout may take, None for as
+         long as it takes; without it, what :meth:`.checkout_timeout` says,
+         or the pool's ``timeout``.
+
+        :raises CheckoutTimeout: none came free within the time limit.
+
+        :raises CreatorError: there is nothing to open it with, or what
+         that opened cannot be pooled.
+
+        :raises PoolShutdown: the pool is shut down, or is while this waits.
+
+        :raises JoinRefused: this thread has one that cannot be joined.
+
+        """
+        # Where all is as usual, this is what StockedPool.check_out() and
+        # SQLAlchemy do between them: an idle connection is fit, nobody waits
+        # and nobody listens.  It is one function, as each call would be
+        # a fiftieth of it.  Whatever is not usual goes the long way.
+        entry = lease = handle = None
+        try:
+            queue = self.queue
+            idle = queue.queue
+            if not (
+                self._unusual
+                or self._all_checkouts
+                or not idle
+                or queue._waiters
+                or queue._shedding
+                or not _page[0]
+                or self.logger.isEnabledFor(DEBUG)
+            ):
+                # before there is something to lose: what is met here for
+                # the first time is a LookupError, and goes the long way
+                holder = _here.holder
+                place: CodeType | None = None
+                instruction = 0
+                frame: FrameType | None = sys._getframe(1)
+                while frame is not None:
+                    code = frame.f_code
+                    inner = INNER[code.co_filename]
+                    if inner and (inner is True or is_generated(frame)):
+                        frame = frame.f_back
+                    else:
+                        place, instruction = code, frame.f_lasti
+                        break
+                entry = idle.pop() if queue.use_lifo else idle.popleft()
+                connection = entry.dbapi_connection
+                slot = entry.slot
+                if not (
+                    connection is None
+                    or slot.hollow
+                    or entry.outdated is not None
+                    or self._invalidate_time > entry.starttime
+                    or entry._soft_invalidate_time > entry.starttime
+                    or (entry.quiet is not None and not entry.quiet())
+                    or (self._recycle > -1 and self._too_old(entry))
+                ):
+                    handle = _new(Handle)
+                    _set_connection(handle, connection)
+                    handle._connection_record = entry
+                    handle._pool = self
+                    handle._echo = False
+                    handle._counter = 1
+                    # as lease.begun()
+                    handle.lease = lease = Lease(handle, lease_ended)
+                    lease.pool = self
+                    lease.entry = entry
+                    lease.turn = slot.turn
+                    lease.taken = lease._used = entry.lent_at = monotonic()
+                    lease._last = holder
+                    lease.seen = [holder]
+                    lease._code = place
+                    lease._place = instruction
+                    lease.level = lease.working = lease.anchor = None
+                    lease.kept = lease.leak_reported = lease.seen_busy = False
+                    lease.quiet_since = 0.0
+                    lease.usual = True
+                    entry.fairy_ref = _lent
+                    self._leases[lease] = lease
+                    next(self.checkouts)
+                    return handle
+                queue.put(entry, made=not slot.hollow, back=True)
+                entry = None
+        except (LookupError, AttributeError):
+            if entry is not None:
+                self._unlend(entry, lease, handle)
+                raise
+            # or another thread was faster
+        except BaseException:
+            if entry is not None:
+                self._unlend(entry, lease, handle)
+            raise
+        return self.connect_at_length(timeout)
+
+    def _unlend(
+        self, entry: Entry, lease: Lease | None, handle: Handle | None
+    ) -> None:
+        """Give up what an interrupted checkout had in its hands."""
+        if lease is not None:
+            self._leases.pop(lease, None)
+        if handle is not None:
+            _take_apart(handle)
+        self.give_up(entry, entry.slot.turn)
 
     # SQLAlchemy's hooks
 
@@ -732,6 +1059,10 @@ class AdaptedQueuePool(QueuePool):
         # through the dialect's listeners at any later time.
         _recognise_reclaimed(dialect)
         self._dialect_given = dialect
+        if self.queue is not None:
+            self.look_whether_usual()
+            for entry in self.queue.entries():
+                self._watch_socket(entry, entry.dbapi_connection)
 
     @property
     def _pool(self) -> Any:  # type: ignore[override]
@@ -756,8 +1087,38 @@ class AdaptedQueuePool(QueuePool):
     ) -> None:
         Pool.__init__(self, creator, **kw)
         self.queue = queue
+        self.look_whether_usual()
         self._max_overflow = max_overflow
         self._timeout = cast(float, timeout)
+
+    def look_whether_usual(self) -> None:
+        """See whether checkouts and returns may go the short way.
+
+        Called when that may have changed: to ask each time takes long; an
+        event's listeners alone, whether there are any, a fiftieth of a
+        checkout.
+        """
+        events = self.dispatch
+        self._unusual = bool(
+            not self._started
+            or self._pre_ping
+            or self._reset_on_return is reset_commit
+            or events.checkout
+            or events.checkin
+            or events.reset
+        )
+        dialect = self._dialect_given
+        plain = getattr(type(dialect), "do_rollback", None)
+        if plain not in _PLAIN_ROLLBACKS or getattr(
+            dialect, "skip_autocommit_rollback", False
+        ):
+            plain = None
+        self._plain_rollback = plain
+        # those of all pools, in collections that never are others
+        of_class = type(self).dispatch
+        self._all_checkouts = of_class.checkout._clslevel[type(self)]
+        self._all_checkins = of_class.checkin._clslevel[type(self)]
+        self._all_resets = of_class.reset._clslevel[type(self)]
 
     def _base_arguments(self) -> dict[str, Any]:
         """What recreate() passes on of SQLAlchemy's own state."""
@@ -986,6 +1347,12 @@ class ReaperPoolEvents(PoolEvents):
     """
 
     _dispatch_target = AdaptedQueuePool  # type: ignore[assignment]
+
+    @classmethod
+    def _listen(cls, event_key: Any, **kw: Any) -> None:
+        super()._listen(event_key, **kw)
+        if isinstance(event_key.dispatch_target, AdaptedQueuePool):
+            event_key.dispatch_target.look_whether_usual()
 
     def reap(self, lease: LeaseInfo, reason: str) -> None:
         """The pool has taken a connection back from who held it.

@@ -6,9 +6,11 @@ lock is held that a checkout needs.
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import weakref
+from functools import partial
 from time import monotonic
 from typing import Any
 from typing import Callable
@@ -32,6 +34,18 @@ from .reaper import reaper
 from .stats import Tally
 
 
+def heard_lately(ref: weakref.ref[Entry]) -> bool:
+    """Was the server of this entry heard in the last second?
+
+    And not before another one was found dead.
+    """
+    entry = ref()
+    pool = None if entry is None else entry.pool()
+    if entry is None or pool is None:
+        return False
+    return entry.traffic_at > max(pool.suspected_at, monotonic() - 1.0)
+
+
 class OpeningPool(AdaptedQueuePool):
     """A pool whose connections are opened, counted and closed."""
 
@@ -48,9 +62,8 @@ class OpeningPool(AdaptedQueuePool):
     _checkouts: Checkouts = None  # type: ignore[assignment]
     _reasons: dict[int, str] = {}
     _refill_lock: threading.RLock = None  # type: ignore[assignment]
-    _started: bool = False
-    _suspected_at: float = 0.0
     _tally: Tally = None  # type: ignore[assignment]
+    checkouts: itertools.count[int] = itertools.count()
 
     def _wake_reaper(self) -> None:
         # not before the first checkout: a process that only forks opens none
@@ -178,10 +191,20 @@ class OpeningPool(AdaptedQueuePool):
         self._exhaustion.opened()
         entry.spread = random.uniform(0, self.settings.jitter)
         entry.outdated = None
-        entry.probe = None
-        if self.has_dialect:
-            entry.probe = liveness.probe(self.driver_of(connection))
+        self._watch_socket(entry, connection)
         self._be_looked_after()
+
+    def _watch_socket(self, entry: Entry, connection: Any) -> None:
+        """Find out how to tell whether this connection is alive."""
+        entry.probe = entry.quiet = None
+        if not self.has_dialect or connection is None:
+            return
+        driver_connection = self.driver_of(connection)
+        entry.probe = liveness.probe(driver_connection)
+        if self.settings.liveness == "passive":
+            entry.quiet = liveness.quiet(driver_connection)
+            if entry.quiet is None:
+                entry.quiet = partial(heard_lately, weakref.ref(entry))
 
     def _be_looked_after(self) -> None:
         """The pool is in use: the reaper is to know, if it does not."""
@@ -191,8 +214,10 @@ class OpeningPool(AdaptedQueuePool):
             # before the reaper's first round, which looks whether it is so
             self._started = True
             self._started = reaper.look_after(self)
+            self.look_whether_usual()
         except BaseException:
             self._started = False
+            self._unusual = True
             raise
 
     def missing_idle(self) -> int:

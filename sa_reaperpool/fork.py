@@ -46,14 +46,14 @@ def catch_up() -> None:
 
 
 def _catch_up() -> None:
-    here = os.getpid()
-    if here == process.number:
+    if not process.forked():
         return
+    here = os.getpid()
     for pool in list(_pools):
         if pool.process != here:
             pool.forked(here)
     keep(reaper.restart())
-    process.number = here
+    process.settle_in(here)
 
 
 def _in_child() -> None:

@@ -26,9 +26,7 @@ from .process import forked
 class _Seat:
     """What the thread state owns: while it exists, so does the thread."""
 
-    __slots__ = ("holder", "__weakref__")
-
-    holder: Holder
+    __slots__ = ("__weakref__",)
 
 
 class Holder:
@@ -66,23 +64,26 @@ class Holder:
         return f"<Holder {self.name} {'alive' if self.alive else 'ended'}>"
 
 
-_local = threading.local()
+here = threading.local()
+"""Each thread's ``seat``, and the ``holder`` that stands for it."""
+
 _listeners: list[Callable[[], None]] = []
 
 
 def current() -> Holder:
     """The holder that stands for the calling thread or greenlet."""
     try:
-        return _local.seat.holder  # type: ignore[no-any-return]
+        return here.holder  # type: ignore[no-any-return]
     except AttributeError:
         return _sit_down()
 
 
 def _sit_down() -> Holder:
     seat = _Seat()
-    seat.holder = Holder(seat)
-    _local.seat = seat
-    return seat.holder
+    holder = Holder(seat)
+    here.seat = seat
+    here.holder = holder
+    return holder
 
 
 def listen(when_one_ends: Callable[[], None]) -> None:
@@ -104,9 +105,9 @@ def _seat_vacated(ref: weakref.ref[_Seat]) -> None:
 
 
 def _greenlet() -> weakref.ref[Any] | None:
-    """The greenlet whose values _local has, if they are a greenlet's."""
+    """The greenlet whose values here has, if they are a greenlet's."""
     module = sys.modules.get("greenlet")
-    if module is None or type(_local).__module__ == "_thread":
+    if module is None or type(here).__module__ == "_thread":
         return None
     return weakref.ref(module.getcurrent())
 

@@ -57,60 +57,74 @@ _SQLALCHEMY = os.path.dirname(sqlalchemy.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
 # these two are applications that happen to live here
 _APPLICATIONS = frozenset(_HERE + name for name in ("__main__.py", "demo.py"))
-_inner: dict[str, bool] = {}
 
 
-class _Uses:
-    """Until when a lease's cursors were there.
+INNER: dict[str, bool | str] = {}
+"""By the name of a file: does its code call for somebody else?  "maybe" if
+there is more than one of that name; :func:`.application_line` adds names."""
 
-    Not the lease itself, which their weak references would keep alive.
-    """
+Line = tuple[CodeType, int]
+"""A line, by its place in the code: to tell its number takes as long as a
+whole checkout where a function is long, and few are ever asked for."""
+
+
+class _Watched(weakref.ref[Any]):
+    """A cursor of a lease, and until when it was there."""
 
     __slots__ = ("until",)
 
     until: float
 
 
-class _Watched(weakref.ref[Any]):
-    __slots__ = ("uses",)
-
-    uses: _Uses
-
-
 def _cursor_ended(ref: weakref.ref[Any]) -> None:
     # anywhere, any time; at interpreter exit the name may be gone already
     if monotonic is not None:
-        ref.uses.until = monotonic()  # type: ignore[attr-defined]
+        ref.until = monotonic()  # type: ignore[attr-defined]
 
 
-class Lease:
+class Lease(weakref.ref[Any]):
     """One checkout: the entry, who uses it, since when, and from where.
 
-    :param entry: what is leased.
-
-    :param turn: the queue's, at which it was got.
-
+    It is itself the weak reference to its handle, under which the pool has
+    it: one object less in every checkout.  Made by :func:`.lease_of`.
     """
 
     __slots__ = (
+        "pool",
         "entry",
-        "handle",
-        "holders",
+        "turn",
         "taken",
+        "seen",
         "seen_busy",
         "working",
         "kept",
         "quiet_since",
         "leak_reported",
+        "usual",
         "_used",
-        "_uses",
         "_last",
-        "_where",
-        "turn",
+        "_code",
+        "_place",
         "level",
         "anchor",
-        "_cursors",
+        "__weakref__",
     )
+
+    pool: Any
+    """Whose it is."""
+
+    entry: Any
+    """What is leased."""
+
+    turn: int
+    """The queue's, at which it was got."""
+
+    taken: float
+    """When it began, in seconds on the monotonic clock."""
+
+    seen: list[Holder | _Watched]
+    """Who took or used it, in the order in which they came, and the cursors
+    that it gave out; one list, as most leases see little."""
 
     seen_busy: bool
     """Was a cursor open, or a command running, when it was last judged?"""
@@ -118,10 +132,15 @@ class Lease:
     working: Holder | None
     """Who runs a command of which neither a cursor nor every driver tells."""
 
-    handle: weakref.ref[Any]
+    kept: bool
 
     quiet_since: float
     """When the reaper first saw that it runs nothing, since its last use."""
+
+    leak_reported: bool
+
+    usual: bool
+    """May it be returned by the short way (adapter.py)?"""
 
     level: Level | None
     """The base's in its reservation, if it is reserved (joins.py)."""
@@ -129,22 +148,15 @@ class Lease:
     anchor: Any
     """The handle, while the pool itself keeps it for its thread."""
 
-    def __init__(self, entry: Any, turn: int = 0):
-        self.entry = entry
-        self.turn = turn
-        self.taken = self._used = now = monotonic()
-        self._uses = uses = _Uses()
-        uses.until = now
-        self.seen_busy = False
-        self.working = None
-        self._last = holder = _holder.current()
-        self.holders: list[Holder] = [holder]
-        self.kept = False
-        self.quiet_since = 0.0
-        self.leak_reported = False
-        self._where = application_line(2)
-        self.level = self.anchor = None
-        self._cursors: list[weakref.ref[Any]] = []
+    _used: float
+    _last: Holder
+    _code: CodeType | None
+    _place: int
+
+    @property
+    def handle(self) -> Lease:
+        """What it is found under: itself, which refers to the handle."""
+        return self
 
     @property
     def reserved(self) -> bool:
@@ -154,7 +166,8 @@ class Lease:
     @property
     def used(self) -> float:
         """When it was last used, as far as that is seen."""
-        return max(self._used, self._uses.until)
+        ended = [ref.until for ref in self._watched() if ref() is None]
+        return max(self._used, *ended) if ended else self._used
 
     @used.setter
     def used(self, at: float) -> None:
@@ -162,7 +175,9 @@ class Lease:
 
     @property
     def where(self) -> str:
-        return written(self._where)
+        return written(
+            None if self._code is None else (self._code, self._place)
+        )
 
     @property
     def last_holder(self) -> Holder:
@@ -220,12 +235,23 @@ class Lease:
         # A lease may pass through thousands of threads in its life.  Those
         # that ended are dropped one by one, so that a thread which joins
         # meanwhile is never dropped with them.
-        if holder not in self.holders:
-            self.holders.append(holder)
-        if len(self.holders) > 8:
-            for other in list(self.holders):
-                if not other.alive and len(self.holders) > 1:
-                    _remove(self.holders, other)
+        holders = self.holders
+        if holder not in holders:
+            self.seen.append(holder)
+        if len(holders) > 8:
+            for other in holders:
+                if not other.alive and other is not holder:
+                    _remove(self.seen, other)
+
+    @property
+    def holders(self) -> list[Holder]:
+        """Who took or used it, in the order in which they came; a copy."""
+        return [each for each in self.seen.copy() if isinstance(each, Holder)]
+
+    def _watched(self) -> list[_Watched]:
+        return [
+            each for each in self.seen.copy() if isinstance(each, _Watched)
+        ]
 
     def watch(self, cursor: Any) -> None:
         """While this cursor is alive and open, the connection is in use.
@@ -237,20 +263,19 @@ class Lease:
         except TypeError:
             # a driver's cursor without weak references: not watched
             return
-        watched.uses = self._uses
-        self._cursors.append(watched)
-        if len(self._cursors) > 8:
-            # one by one: another thread may append meanwhile
-            for ref in list(self._cursors):
+        watched.until = 0.0
+        self.seen.append(watched)
+        if len(self.seen) > 8:
+            # One by one: another thread may append meanwhile.  Those that
+            # ended did so before the present use.
+            for ref in self._watched():
                 if ref() is None:
-                    _remove(self._cursors, ref)
+                    _remove(self.seen, ref)
 
     def cursors(self) -> list[Any]:
         """The cursors that are still referred to, open or not."""
         return [
-            cursor
-            for ref in list(self._cursors)
-            if (cursor := ref()) is not None
+            cursor for ref in self._watched() if (cursor := ref()) is not None
         ]
 
     def abandoned(self) -> bool:
@@ -263,8 +288,45 @@ class Lease:
     def names(self) -> str:
         return ", ".join(
             f"{holder.name!r}{'' if holder.alive else ' (ended)'}"
-            for holder in list(self.holders)
+            for holder in self.holders
         )
+
+
+def begun(handle: Any, pool: Any, entry: Any, turn: int, depth: int) -> Lease:
+    """The lease of a checkout that ends now.
+
+    :param turn: the queue's, at which the entry was got.
+
+    :param depth: so many calls up is the first frame that may be the
+     application's.
+
+    """
+    lease = Lease(handle, lease_ended)
+    lease.pool = pool
+    lease.entry = entry
+    lease.turn = turn
+    lease.taken = lease._used = monotonic()
+    lease._last = holder = _holder.current()
+    lease.seen = [holder]
+    lease.level = lease.working = lease.anchor = lease._code = None
+    lease.kept = lease.leak_reported = lease.seen_busy = False
+    lease.quiet_since = 0.0
+    lease.usual = False
+    line = application_line(depth + 1)
+    if line is not None:
+        lease._code, lease._place = line
+    return lease
+
+
+def lease_ended(lease: weakref.ref[Any]) -> None:
+    """Called when a handle is garbage collected that has a lease."""
+    try:
+        pool = lease.pool  # type: ignore[attr-defined]
+    except AttributeError:
+        # interrupted as it began
+        return
+    if pool is not None:
+        pool._handle_collected(lease)
 
 
 def _remove(items: list[T], item: T) -> None:
@@ -301,7 +363,7 @@ def describe(
     return LeaseInfo(
         holders=tuple(
             HolderInfo(holder.name, holder.alive)
-            for holder in list(lease.holders)
+            for holder in lease.holders
         ),
         held_for=max(0.0, now - lease.taken),
         unused_for=max(0.0, now - lease.used),
@@ -311,12 +373,21 @@ def describe(
     )
 
 
-def written(line: tuple[CodeType, int] | None) -> str:
+def written(line: Line | None) -> str:
     """An application's line for people."""
     if line is None:
         return "an unknown line"
-    code, number = line
-    return f"{code.co_filename}:{number} in {code.co_name}"
+    code, _ = line
+    return f"{code.co_filename}:{number_of(line)} in {code.co_name}"
+
+
+def number_of(line: Line) -> int:
+    """The number of an application's line."""
+    code, place = line
+    for start, end, number in code.co_lines():
+        if start <= place < end and number is not None:
+            return number
+    return code.co_firstlineno
 
 
 def here() -> str:
@@ -324,25 +395,27 @@ def here() -> str:
     return written(application_line())
 
 
-def application_line(depth: int = 1) -> tuple[CodeType, int] | None:
-    """The first line outside SQLAlchemy and this package, unformatted."""
-    frame = sys._getframe(depth)
+def application_line(depth: int = 1) -> Line | None:
+    """The first line outside SQLAlchemy and this package, unformatted.
+
+    :param depth: so many calls up is the first that may be it.
+
+    """
+    frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         code = frame.f_code
         try:
-            inner = _inner[code.co_filename]
+            inner = INNER[code.co_filename]
         except KeyError:
-            inner = _is_inner(code.co_filename)
-        if not inner and not _is_generated(frame):
-            return code, frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
+            inner = INNER[code.co_filename] = _inner(code.co_filename)
+        if not (inner and (inner is True or is_generated(frame))):
+            return code, frame.f_lasti
+        frame = frame.f_back
     return None
 
 
-def _is_generated(frame: FrameType) -> bool:
+def is_generated(frame: FrameType) -> bool:
     """Did SQLAlchemy 2.0 make this function from a string?"""
-    if frame.f_code.co_filename != "<string>":
-        return False
     # either without a module, or with that of the function it wraps
     module = frame.f_globals.get("__name__", "sqlalchemy")
     return str(module).partition(".")[0] == "sqlalchemy"
@@ -389,13 +462,13 @@ def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:
     return trace is not None
 
 
-def _is_inner(filename: str) -> bool:
+def _inner(filename: str) -> bool | str:
+    if filename == "<string>":
+        return "maybe"
+    if filename.startswith(_HERE):
+        return filename not in _APPLICATIONS
     # contextlib stands between `with engine.begin()` and its user
-    inner = (
+    return (
         filename.startswith((_SQLALCHEMY, "<sqlalchemy"))
         or filename == contextlib.__file__
     )
-    if filename.startswith(_HERE):
-        inner = filename not in _APPLICATIONS
-    _inner[filename] = inner
-    return inner

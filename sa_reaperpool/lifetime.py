@@ -105,6 +105,7 @@ class LifetimePool(StockedPool):
             if not reaper.look_again(self):
                 # no thread to be had: the next connect tries again
                 self._started = False
+                self._unusual = True
         self.logger.info("Pool configured: %s", ", ".join(sorted(changes)))
 
     def _apply(self, changes: Mapping[str, object]) -> None:
@@ -164,6 +165,7 @@ class LifetimePool(StockedPool):
             entry.outdated = entry.outdated or "shutdown"
         # min_idle is for a pool that is in use
         self._started = False
+        self._unusual = True
         for entry in self.queue.forget():
             self._discard(entry, "shutdown")
         self.logger.info("Pool disposed. %s", self.status())

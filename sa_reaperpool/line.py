@@ -188,6 +188,9 @@ class Line(Slots[E]):
             return self._next()
         return waiter.own if self._begin(waiter.own) else None
 
+    def _unless_awaited(self) -> E | None:
+        return None if self._waiters else self._next()
+
     def _overdue(self) -> bool:
         """Is there something for somebody who waits?"""
         turn = self._has_turn()
@@ -217,6 +220,11 @@ class Line(Slots[E]):
             return True
         self._inbox.append((entry, -1 if ref is None else ref.turn))
         return False
+
+    def _pick_up(self, entry: E) -> None:
+        """An idle entry does not count: is there room for it?"""
+        if self._remove(entry, None):
+            self._inbox.append((entry, -1))
 
     def _swap(self, entry: E, waiter: Waiter) -> None:
         ref = self._live.get(id(entry))

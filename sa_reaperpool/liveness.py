@@ -52,6 +52,41 @@ def probe(driver_connection: Any) -> Probe | None:
     return probe
 
 
+def quiet(driver_connection: Any) -> Callable[[], bool] | None:
+    """A function that tells whether a look finds nothing; None without one.
+
+    For the one thread that has the connection in its hands: it keeps what
+    :func:`.probe` makes anew each time.
+    """
+    number_of = descriptor(driver_connection)
+    if number_of is None:
+        return None
+    if not hasattr(select, "poll"):
+        look = probe(driver_connection)
+        return look and (lambda: look() is Look.QUIET)
+    # tells of itself when the driver has closed it
+    tells = type(driver_connection).__module__.startswith("psycopg2")
+    number = -1
+    poll: Any = None
+
+    def quiet() -> bool:
+        nonlocal number, poll
+        try:
+            if not tells and getattr(driver_connection, "closed", False):
+                return False
+            now = number_of()
+            if now != number:
+                # a driver may reconnect of its own accord
+                poll = select.poll()
+                poll.register(now, select.POLLIN | _GONE)
+                poll, number = poll.poll, now
+            return not poll(0)
+        except Exception:
+            return False
+
+    return quiet
+
+
 def descriptor(driver_connection: Any) -> Callable[[], int] | None:
     """A function that tells the number of its socket; None without one."""
     # psycopg2, psycopg 3 and mysqlclient have fileno(); PyMySQL keeps its

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import ProvisionalCommitLost
 from .lease import application_line
 from .lease import here
+from .lease import number_of
 
 if TYPE_CHECKING:
     from .level import Level
@@ -33,13 +34,13 @@ def provisional(levels: list[Level]) -> list[str]:
 def warn_of_lost(lines: list[str]) -> None:
     """Warn of commits that were undone by an outer that only read."""
     if lines:
-        code, number = application_line() or (warn_of_lost.__code__, 0)
+        line = application_line() or (warn_of_lost.__code__, 0)
         warnings.warn_explicit(
             f"The commit at {', '.join(lines)} is undone: it was provisional,"
             " since an outer use of the same connection had begun a "
             f"transaction, and that ended at {here()} without a commit",
             ProvisionalCommitLost,
-            code.co_filename,
-            number,
+            line[0].co_filename,
+            number_of(line),
             registry=_shown,
         )

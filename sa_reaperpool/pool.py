@@ -29,6 +29,7 @@ from .options import Settings
 from .options import validate
 from .reservation import ReservingPool
 from .stats import Stats
+from .stats import counted
 
 C = TypeVar("C", bound=Callable[..., Any])
 D = TypeVar("D", bound="Callable[[Any], object] | None")
@@ -315,7 +316,7 @@ class ReaperPool(ReservingPool, LifetimePool):
             in_use=in_use,
             opening=max(0, queue.live() - len(idle) - in_use),
             waiting=queue.waiting(),
-            checkouts=totals.pop("checkouts", 0),
+            checkouts=counted(self.checkouts),
             waits=queue.waits,
             waited=queue.waited,
             longest_wait=queue.longest_wait,

@@ -14,6 +14,10 @@ may check out in the middle of a section.  So no section relies on what it
 saw in ``queue`` a line ago, or on room that there was then; what is looked
 at and taken is so on one line, in which the interpreter runs no handler.
 
+The usual checkout and the usual return do without the lock, and without a
+call: they are written out in adapter.py, in ``connect()`` and ``close()``.
+The one takes an idle entry where nobody waits, the other is :meth:`.lay`.
+
 Critical sections are single lines, ``with lock: call()``, on purpose.  A
 trace function or debugger that raises at the line of a ``with`` statement
 when that is left for the second time would leave the lock held; a block
@@ -28,6 +32,7 @@ from typing import Callable
 
 from .line import Line
 from .slots import E
+from .slots import _EntryRef
 from .waiter import GONE
 from .waiter import Place
 from .waiter import Waiter
@@ -77,11 +82,11 @@ class FairQueue(Line[E]):
     def get_nowait(self) -> E | None:
         """An idle entry, or a new one, or None when the limit is reached.
 
-        Nobody who waits is overtaken: while someone waits, there is neither.
+        Nobody who waits is overtaken: while someone waits, it is None.
         """
         entry = None
         try:
-            with self._lock: entry = self._next()  # fmt: skip
+            with self._lock: entry = self._unless_awaited()  # fmt: skip
             self._tidy()
             return entry
         except BaseException:
@@ -219,6 +224,44 @@ class FairQueue(Line[E]):
 
     # giving
 
+    def lay(self, entry: E) -> None:
+        """Give back an entry that is made, by the short way, without lock.
+
+        First it is idle, then who gives it looks whether that was right;
+        and who waits first stands in line, then looks whether something is
+        idle.  So at least one of the two sees the other.
+        """
+        slot: _EntryRef[E] = entry.slot  # type: ignore[attr-defined]
+        turn = next(self._turns)
+        # one line, so that nothing is ever between the two
+        slot.turn = slot.place = turn; self.queue.append(entry)  # fmt: skip  # noqa: E501
+        if (
+            self._waiters
+            or self._makers
+            or self._inbox
+            or self._shedding
+            or not slot.counted
+            or 0 < self.maxsize < len(self.queue)
+        ):
+            self.rearrange(entry, slot)
+
+    def rearrange(self, entry: E, slot: _EntryRef[E]) -> None:
+        """What was laid down may be due to somebody, or be one too many."""
+        somebody_waits = self.waiting() > 0
+        if not slot.counted:
+            with self._lock: self._pick_up(entry)  # fmt: skip
+        self._nudge()
+        if somebody_waits and not self.locked_here():
+            self._let_run()
+
+    @staticmethod
+    def _let_run() -> None:
+        # Who was served can run when this thread lets go of the
+        # interpreter.  Until then the entry is of use to nobody.  The
+        # shortest sleep there is, some 50 microseconds, is long enough
+        # for the other to be there; sleep(0) often is not.
+        sleep(1e-6)
+
     def put(self, entry: E, made: bool = True, back: bool = False) -> None:
         """Give an entry back: to who waits longest, else to the idle ones.
 
@@ -245,11 +288,7 @@ class FairQueue(Line[E]):
         somebody_waits = self.waiting() > 0
         self.settle()
         if somebody_waits:
-            # Who was served can run when this thread lets go of the
-            # interpreter.  Until then the entry is of use to nobody.  The
-            # shortest sleep there is, some 50 microseconds, is long enough
-            # for the other to be there; sleep(0) often is not.
-            sleep(1e-6)
+            self._let_run()
 
     def forget(self) -> list[E]:
         """No entry counts any more; return those that were idle."""

@@ -61,37 +61,7 @@ class ReservingPool(StockedPool):
 
     # checkout
 
-    def connect(self, timeout: float | None = UNSET) -> Any:
-        """Check a connection out.
-
-        With ``reservation="thread"``, join the one that this thread has.
-
-        What is returned stands for the connection, or for whatever object
-        the creator made: its attributes and methods are had from it, but
-        for those that SQLAlchemy's handles have themselves (``close()``,
-        which gives it back, ``invalidate()``, ``detach()``, ``info``,
-        ``cursor()``, ``commit()``, ``rollback()`` and a few more), and
-        ``handle[key]``, ``len(handle)`` and the like.  For these there is
-        the object itself, ``handle.driver_connection``.  It is to be used
-        only as long as the handle is.
-
-        ``with pool.connect() as handle:`` gives it back at the end of the
-        block.
-
-        :param timeout: seconds that this checkout may take, None for as
-         long as it takes; without it, what :meth:`.checkout_timeout` says,
-         or the pool's ``timeout``.
-
-        :raises CheckoutTimeout: none came free within the time limit.
-
-        :raises CreatorError: there is nothing to open it with, or what
-         that opened cannot be pooled.
-
-        :raises PoolShutdown: the pool is shut down, or is while this waits.
-
-        :raises JoinRefused: this thread has one that cannot be joined.
-
-        """
+    def connect_at_length(self, timeout: float | None) -> Any:
         if self.settings.reservation == "thread":
             reserved = self.own().reserved
             if reserved is not None and left_behind(reserved):
@@ -100,6 +70,11 @@ class ReservingPool(StockedPool):
             if base is not None:
                 return Join(base)
         return self.check_out(timeout)
+
+    def look_whether_usual(self) -> None:
+        super().look_whether_usual()
+        if self.settings.reservation == "thread":
+            self._unusual = True
 
     # checkouts of a thread that has one
 
@@ -119,12 +94,12 @@ class ReservingPool(StockedPool):
             # unless a listener ended it, or has made one meanwhile
             if type(handle) is Handle and self._base() is None:
                 self._reserve(handle)
-                self.own().base = handle.lease.handle
+                self.own().base = weakref.ref(handle)
 
     def _reserve(self, handle: Handle) -> None:
         """From now on this checkout is its thread's alone."""
         guards.install(self.dialect_in_use)
-        Reservation(self._leases, handle.lease.handle, self.given_name)
+        Reservation(self._leases, handle.lease, self.given_name)
 
     def _lease_of(self, connection: Any) -> Lease | None:
         if isinstance(connection, Connection) and not connection.closed:

@@ -41,7 +41,7 @@ class Shared:
     def __init__(
         self,
         leases: dict[weakref.ref[Any], Lease],
-        handle: weakref.ref[Any],
+        lease: Lease,
         name: str | None,
     ):
         self.owner = holder.current()
@@ -54,7 +54,8 @@ class Shared:
         """A join's that stands for the base, which is nobody's: of a block
         of ``with_connection(engine)`` that has made the reservation."""
         self._leases = leases
-        self._handle = handle
+        # weakly, as the lease refers to this
+        self._base_lease = weakref.ref(lease)
         self._name = name
         self._numbers = itertools.count()
         self._savepoints = itertools.count(1)
@@ -65,13 +66,15 @@ class Shared:
         self._torn = False
         # is there a level that a Connection may have dropped unseen?
         self.pending = False
-        lease = leases[handle]
+        handle = weakref.ref(lease())
         self.base = lease.level = self._new_level(handle, lease.where)
+        lease.usual = False
 
     @property
     def lease(self) -> Lease | None:
         """The base's; None once it has ended."""
-        return self._leases.get(self._handle)
+        lease = self._base_lease()
+        return None if lease is None else self._leases.get(lease)
 
     @property
     def joined(self) -> bool:
@@ -204,7 +207,7 @@ class Shared:
     def raise_ended(self, level: Level) -> NoReturn:
         """Say why this level can do nothing any more."""
         level.home.undone = False
-        base = self._handle()
+        base = self.base.handle()
         state = {} if base is None else vars(base)
         if "reclaimed" in state:
             state["told"] = True

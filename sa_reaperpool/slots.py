@@ -1,7 +1,8 @@
 """The live set: which entries count, and how many may.
 
-An *entry* is any object that can be referred to weakly; one is made, with
-the function given, whenever a slot is free and a thread wants it.
+An *entry* is any object that can be referred to weakly, and that takes an
+attribute ``slot``; one is made, with the function given, whenever a slot is
+free and a thread wants it.
 
 The states of an entry, seen from here::
 
@@ -30,7 +31,10 @@ for one too many as well.
 
 Who may move what: the fields here are written under the queue's lock, which
 is in line.py.  Without it, anybody may append to ``_inbox``, set
-``max_making``, and take from ``_excess`` what is then the taker's to close.
+``max_making``, and take from ``_excess`` what is then the taker's to close;
+and anybody may take an idle entry out of ``queue``, or append one that is
+his, by one call of a deque's method, which is one step.  So nothing that
+holds the lock relies on what it saw in ``queue`` a step ago.
 An entry ends in one step, which drops it from ``_live``: whoever has it takes
 that, or the callback of its weak reference, at any moment.  What an entry's
 reference says of it is written also by whoever has the entry.
@@ -49,9 +53,21 @@ E = TypeVar("E")
 
 
 class _EntryRef(weakref.ref[E]):
-    __slots__ = ("key", "turn", "place", "back", "making", "hollow", "leaving")
+    __slots__ = (
+        "key",
+        "counted",
+        "turn",
+        "place",
+        "back",
+        "making",
+        "hollow",
+        "leaving",
+    )
 
     key: int
+    counted: bool
+    """Is it, by this reference, one of the live entries?"""
+
     turn: int
     place: int
     """Among the idle ones, which are in ascending order."""
@@ -132,7 +148,9 @@ class Slots(Generic[E]):
 
     def discard(self, entry: E) -> None:
         """The entry counts no more; its slot is free."""
-        self._live.pop(id(entry), None)
+        ref = self._live.pop(id(entry), None)
+        if ref is not None:
+            ref.counted = False
         self._nudge()
 
     def _entry_died(self, ref: weakref.ref[E]) -> None:
@@ -169,12 +187,15 @@ class Slots(Generic[E]):
         """Let this one count, unless a handler has taken the last room."""
         ref = _EntryRef(entry, self._entry_died)
         ref.key = id(entry)
+        ref.counted = True
         ref.turn = ref.place = next(self._turns)
         ref.making = making
         ref.back = ref.hollow = ref.leaving = False
         self._live[ref.key] = ref
+        entry.slot = ref  # type: ignore[attr-defined]
         if self._above():
             self._live.pop(ref.key, None)
+            ref.counted = False
             return False
         return True
 
@@ -337,6 +358,8 @@ class Slots(Generic[E]):
             del self._live[key]
 
     def _forget(self) -> list[E]:
+        for ref in self._live.copy().values():
+            ref.counted = False
         self._live.clear()
         idle = []
         # one by one, as a handler may take one of them meanwhile

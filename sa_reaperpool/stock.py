@@ -6,6 +6,7 @@ call; what users call is in pool.py, and opening and closing in entries.py.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import traceback
 import weakref
@@ -25,6 +26,7 @@ from .checkout import UNSET
 from .checkout import Checkout
 from .checkout import Checkouts
 from .entries import OpeningPool
+from .entries import heard_lately
 from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
@@ -53,9 +55,12 @@ class StockedPool(OpeningPool):
         self._reasons = {}
         self._refill_lock = threading.RLock()
         self._started = False
+        self._unusual = True
         self._tally = Tally()
+        self.checkouts = itertools.count()
         self._failover = Failover(self)
         self._exhaustion = Exhaustion(self)
+        self.returned = self._exhaustion.habits.returned
 
     def _new_queue(
         self, maxsize: int, max_overflow: int, use_lifo: bool
@@ -130,13 +135,13 @@ class StockedPool(OpeningPool):
         checkout = Checkout(timeout, checkouts.current)
         checkouts.current = checkout
         try:
-            fairy = super().connect()
+            fairy = self.connect_as_sqlalchemy()
             if adapter.is_inherited(fairy, self):
                 # a listener has forked, and this is the child
                 return self.check_out(timeout)
             handle = adapter.attach(fairy, self)
             self._lent(handle)
-            self._tally.add("checkouts")
+            next(self.checkouts)
             checkouts.current = checkout.outer
             return handle
         except BaseException:
@@ -222,7 +227,7 @@ class StockedPool(OpeningPool):
             entry.traffic_at = monotonic()
             return
         self.logger.info("Connection is dead; opening another one")
-        self._suspected_at = monotonic()
+        self.suspected_at = monotonic()
         self._close(entry, "dead")
         for other in self.idle_entries():
             if other.probe is not None and not self._seems_alive(other):
@@ -231,9 +236,8 @@ class StockedPool(OpeningPool):
     def _seems_alive(self, entry: Entry) -> bool:
         if entry.probe is not None:
             return entry.probe() is liveness.Look.QUIET
-        # No socket to look at: believe what was heard in the last second,
-        # but not what was heard before another one was found dead.
-        return entry.traffic_at > max(self._suspected_at, monotonic() - 1.0)
+        # no socket to look at: believe what was heard in the last second
+        return heard_lately(weakref.ref(entry))
 
     # return
 
@@ -244,15 +248,23 @@ class StockedPool(OpeningPool):
             return
         entry.idle_since = entry.traffic_at = now = monotonic()
         if entry.lent_at:
-            self._exhaustion.habits.returned((now, now - entry.lent_at))
+            self.returned((now, now - entry.lent_at))
             entry.lent_at = 0.0
+        if entry.dbapi_connection is None:
+            self.queue.put(entry, made=False)
+        elif entry.outdated is None and self.settings.max_age is None:
+            self.queue.lay(entry)
+        else:
+            self._keep_or_close(entry, now)
+
+    def _keep_or_close(self, entry: Entry, now: float) -> None:
         reason = upkeep.outlived(entry, self.settings, now)
         # what was out at a dispose() is kept, as QueuePool does
-        if entry.connected and reason and reason != "shutdown":
+        if reason and reason != "shutdown":
             self._discard(entry, reason)
             self._wake_reaper()
         else:
-            self.queue.put(entry, made=entry.connected)
+            self.queue.lay(entry)
 
     def _handle_collected(self, ref: weakref.ref[Any]) -> None:
         """The garbage collector took a handle that was not closed."""

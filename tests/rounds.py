@@ -5,6 +5,7 @@ from __future__ import annotations
 from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import adapter
 from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
 from sa_reaperpool import entries
@@ -21,6 +22,7 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
         for module in (
+            adapter,
             caretaker,
             checkout,
             entries,

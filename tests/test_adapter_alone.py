@@ -12,6 +12,7 @@ from sqlalchemy import event
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.pool import base
+from sqlalchemy.pool.events import PoolEvents
 from stub import Driver
 
 import sa_reaperpool
@@ -29,6 +30,7 @@ PRIVATE = [
     "_checkout_existing",
     "_close_connection",
     "_close_special",
+    "_clslevel",
     "_connection_record",
     "_counter",
     "_creator",
@@ -43,8 +45,10 @@ PRIVATE = [
     "_finalize_fairy",
     "_finalizer",
     "_invalidate",
+    "_invalidate_time",
     "_invoke_creator",
     "_is_hard_or_soft_invalidated",
+    "_listen",
     "_max_overflow",
     "_orig_logging_name",
     "_overflow",
@@ -54,6 +58,7 @@ PRIVATE = [
     "_reset_on_return",
     "_should_log_debug",
     "_should_wrap_creator",
+    "_soft_invalidate_time",
     "_strong_ref_connection_records",
     "_timeout",
     # documented nowhere either
@@ -230,6 +235,8 @@ def used_in_adapter():
         base,
         pool,
         pool.dispatch.connect,
+        type(pool).dispatch.connect,
+        PoolEvents,
         base._ConnectionRecord,
         base._ConnectionFairy,
         DefaultDialect,

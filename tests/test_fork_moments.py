@@ -310,6 +310,7 @@ def test_an_interruption_at_any_line(driver, monkeypatch):
         held, idle = pool.connect(), pool.connect()
         idle.close()
         pool.process = process.number = -1
+        process.page[0] = 0
         driver.heard()
         interrupter = Interrupter(nth)
         sys.settrace(interrupter.trace)
@@ -323,6 +324,7 @@ def test_an_interruption_at_any_line(driver, monkeypatch):
             # at its very first lines: left to the first checkout
             process.check()
         assert process.number == pool.process == here, interrupter.where
+        assert not process.forked(), interrupter.where
         with pytest.raises(ConnectionReclaimed):
             held.cursor()
         opened = driver.connects

@@ -161,7 +161,7 @@ def test_every_listener_is_told(ends):
 def test_the_end_of_a_copy_in_a_child_tells_nothing(ends, monkeypatch):
     with monkeypatch.context() as patch:
         # as in a forked child, before its hook
-        patch.setattr(process, "number", -1)
+        patch.setattr(process, "page", [0])
         ended = in_ended_thread(holder.current)
     assert ends == []
     assert not ended.alive

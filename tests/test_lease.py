@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import inspect
 import threading
+from collections import defaultdict
 
 import pytest
 from sqlalchemy import create_engine
@@ -24,7 +25,8 @@ from sa_reaperpool import HolderInfo
 from sa_reaperpool import LeaseInfo
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import lease as lease_module
-from sa_reaperpool.lease import Lease
+from sa_reaperpool.holder import Holder
+from sa_reaperpool.lease import begun
 from sa_reaperpool.lease import describe
 
 
@@ -73,6 +75,15 @@ def engine(tmp_path):
     )
     yield engine
     engine.dispose()
+
+
+class Handle:
+    """Of nothing."""
+
+
+def new_lease():
+    """One that is no pool's; its handle is gone."""
+    return begun(Handle(), None, None, 0, 1)
 
 
 def lease_of(pool):
@@ -125,9 +136,8 @@ def test_line_of_the_applications_own_helper(engine):
 
 
 def test_a_lease_without_an_application(monkeypatch):
-    monkeypatch.setattr(lease_module, "_is_inner", lambda filename: True)
-    monkeypatch.setattr(lease_module, "_inner", {})
-    assert Lease(None).where == "an unknown line"
+    monkeypatch.setattr(lease_module, "INNER", defaultdict(lambda: True))
+    assert new_lease().where == "an unknown line"
 
 
 def test_times(clock, pool):
@@ -163,7 +173,7 @@ def test_taker_and_users_hold_it():
     def work(name):
         threading.current_thread().name = name
         if name == "taker":
-            return Lease(None)
+            return new_lease()
         lease.touch()
 
     lease = in_ended_thread(work, "taker")
@@ -185,14 +195,14 @@ def test_taker_and_users_hold_it():
 
 
 def test_not_abandoned_while_its_taker_lives():
-    lease = Lease(None)
+    lease = new_lease()
     in_ended_thread(lease.touch)
     assert len(lease.holders) == 2
     assert not lease.abandoned()
 
 
 def test_a_thread_is_entered_once():
-    lease = Lease(None)
+    lease = new_lease()
     gate = Gate()
 
     def work():
@@ -210,7 +220,7 @@ def test_a_thread_is_entered_once():
 
 
 def test_of_thousands_that_passed_only_a_few_are_kept():
-    lease = Lease(None)
+    lease = new_lease()
     for _ in range(300):
         in_ended_thread(lease.touch)
     assert len(lease.holders) <= 10
@@ -218,18 +228,19 @@ def test_of_thousands_that_passed_only_a_few_are_kept():
 
 
 def test_two_threads_drop_the_ended_at_once():
-    class Ended:
-        name = "ended"
+    class Ended(Holder):
+        def __init__(self):
+            pass
 
         @property
         def alive(self):
-            if self in lease.holders:
+            if self in lease.seen:
                 # the other thread was faster
-                lease.holders.remove(self)
+                lease.seen.remove(self)
             return False
 
-    lease = Lease(None)
-    lease.holders += [Ended() for _ in range(9)]
+    lease = new_lease()
+    lease.seen += [Ended() for _ in range(9)]
     in_ended_thread(lease.touch)
     assert len(lease.holders) == 2
     assert not lease.abandoned()
@@ -240,7 +251,7 @@ def test_who_joins_while_the_ended_are_dropped_is_not_dropped():
         for _ in range(40):
             in_ended_thread(lease.touch)
 
-    lease = in_ended_thread(Lease, None)
+    lease = in_ended_thread(new_lease)
     gate = Gate()
 
     def stay():
@@ -276,12 +287,12 @@ def test_cursors_are_watched_while_somebody_has_them(pool):
 
 
 def test_a_long_lease_does_not_collect_references():
-    lease = Lease(None)
+    lease = new_lease()
     kept = Cursor()
     lease.watch(kept)
     for _ in range(500):
         lease.watch(Cursor())
-    assert len(lease._cursors) <= 9
+    assert len(lease.seen) <= 9
     assert lease.cursors() == [kept]
 
 
@@ -289,7 +300,7 @@ def test_cursor_without_weak_references():
     class Slotted:
         __slots__ = ()
 
-    lease = Lease(None)
+    lease = new_lease()
     lease.watch(Slotted())
     assert lease.cursors() == []
 
@@ -320,7 +331,7 @@ def test_description_tells_of_transactions(engine):
 
 
 def test_description_at_a_given_time(clock):
-    lease = Lease(None)
+    lease = new_lease()
     clock.now = 1010.0
     lease.touch()
     info = describe(lease, 1025.0, None)

@@ -15,6 +15,8 @@ from stub import SocketConnection
 from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import adapter
+from sa_reaperpool import entries
 from sa_reaperpool import liveness
 from sa_reaperpool import stock
 from sa_reaperpool.liveness import Look
@@ -346,7 +348,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     given = Clock()
-    monkeypatch.setattr(stock, "monotonic", given)
+    for module in (adapter, entries, stock):
+        monkeypatch.setattr(module, "monotonic", given)
     return given
 
 

@@ -18,6 +18,7 @@ from stub import until
 
 from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import adapter
 from sa_reaperpool import entries
 from sa_reaperpool import stock
 
@@ -200,8 +201,8 @@ def test_a_slot_that_comes_free_wakes_a_waiter(driver, way):
 
 def test_too_old_at_its_return(driver, monkeypatch):
     now = [1000.0]
-    monkeypatch.setattr(stock, "monotonic", lambda: now[0])
-    monkeypatch.setattr(entries, "monotonic", lambda: now[0])
+    for module in (adapter, entries, stock):
+        monkeypatch.setattr(module, "monotonic", lambda: now[0])
     pool = a_pool(driver, max_age=100, jitter=0)
     handle = pool.connect()
     tasks = waiting(pool)
@@ -389,7 +390,10 @@ def test_who_has_to_reconnect_gets_what_comes_back(driver, how):
 
 SECTIONS = {
     "checkout": lambda pool, handle: pool.connect().close(),
-    "return": lambda pool, handle: handle.close(),
+    "return of what is not kept": lambda pool, handle: (
+        pool.refresh(),
+        handle.close(),
+    ),
     "invalidate": lambda pool, handle: handle.invalidate(),
     "recovery": lambda pool, handle: pool.recover_lost(),
     "flush": lambda pool, handle: pool.flush(),

@@ -164,6 +164,7 @@ def test_after_shrinking_returns_are_quick_again():
     calls = []
     queue._match = lambda: calls.append(1)
     queue.put(entries[1])
+    del queue._match
     assert calls == []
     assert queue.idle() == [entries[1]]
 
