@@ -71,6 +71,7 @@ and ``dbapi_connection`` as a slot)
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import weakref
@@ -112,7 +113,6 @@ from .handle import Noting
 from .handle import Parted
 from .handle import Refusing
 from .handle import raise_if_reclaimed
-from .holder import current as current_holder
 from .holder import here as _here
 from .lease import INNER
 from .lease import Lease
@@ -138,6 +138,10 @@ _dbapi_connection_slot = _ConnectionFairy.__dict__["dbapi_connection"]
 _set_connection = _dbapi_connection_slot.__set__
 _new = object.__new__
 _page = process.page
+# to see it replaced, as a test of SQLAlchemy's does; a class shows its names
+# in a view, through which to look takes longer
+[_record_names] = gc.get_referents(vars(_ConnectionRecord))
+_record_checkout = _record_names["checkout"]
 
 _NO_FINALISER: Any = SimpleNamespace(detach=lambda: None, alive=False)
 """A handle's from when it has a lease, whose weak reference is one."""
@@ -362,7 +366,7 @@ class Handle(Noting, _ConnectionFairy):
                 # FairQueue.lay()
                 slot = entry.slot
                 turn = next(queue._turns)
-                slot.turn = slot.place = turn; queue.queue.append(entry)  # fmt: skip  # noqa: E501
+                slot.turn = slot.place = turn; queue.queue.append(entry)  # fmt: skip  # noqa: E501, E702
                 if (
                     queue._waiters
                     or queue._shedding
@@ -383,9 +387,10 @@ class Handle(Noting, _ConnectionFairy):
                     self.__dict__.pop("told", None)
                     return
                 lease = self.__dict__.get("lease")
-            if not resetting or not _reset_failed(self, lease, error):
-                _let_go(self, lease)
-                raise
+            elif resetting and _reset_failed(self, lease, error):
+                return
+            _let_go(self, lease)
+            raise
 
     _close_special = close
 
@@ -809,7 +814,8 @@ class AdaptedQueuePool(QueuePool):
     suspected_at: float = 0.0
     """When a connection was found dead last."""
     checkouts: Iterator[int]
-    returned: Callable[[tuple[float, float]], None]
+    returned: Callable[[tuple[float, float]], None] = None  # type: ignore[assignment]  # noqa: E501
+    _logs_at: dict[int, bool] = {}
     _plain_rollback: Any = None
     """The dialect's, if all it does is to call the connection's."""
     _unusual: bool = True
@@ -912,10 +918,12 @@ class AdaptedQueuePool(QueuePool):
                 or queue._waiters
                 or queue._shedding
                 or not _page[0]
-                or self.logger.isEnabledFor(DEBUG)
+                or _record_names["checkout"] is not _record_checkout
+                # a KeyError where the level has not been asked for
+                or self._logs_at[DEBUG]
             ):
                 # before there is something to lose: what is met here for
-                # the first time is a LookupError, and goes the long way
+                # the first time is an error, and goes the long way
                 holder = _here.holder
                 place: CodeType | None = None
                 instruction = 0
@@ -960,7 +968,7 @@ class AdaptedQueuePool(QueuePool):
                     lease.kept = lease.leak_reported = lease.seen_busy = False
                     lease.quiet_since = 0.0
                     lease.usual = True
-                    entry.fairy_ref = _lent
+                    entry.fairy_ref = _lent  # type: ignore[assignment]
                     self._leases[lease] = lease
                     next(self.checkouts)
                     return handle
@@ -1099,14 +1107,21 @@ class AdaptedQueuePool(QueuePool):
         checkout.
         """
         events = self.dispatch
+        kind = type(self)
         self._unusual = bool(
             not self._started
+            # a class derived from this, with hooks of its own
+            or kind._do_get is not AdaptedQueuePool._do_get
+            or kind._do_return_conn is not AdaptedQueuePool._do_return_conn
             or self._pre_ping
             or self._reset_on_return is reset_commit
             or events.checkout
             or events.checkin
             or events.reset
         )
+        # where a logger notes what it has found out; it forgets that when
+        # any logger is changed
+        self._logs_at = getattr(self.logger, "_cache", {})
         dialect = self._dialect_given
         plain = getattr(type(dialect), "do_rollback", None)
         if plain not in _PLAIN_ROLLBACKS or getattr(
@@ -1115,10 +1130,10 @@ class AdaptedQueuePool(QueuePool):
             plain = None
         self._plain_rollback = plain
         # those of all pools, in collections that never are others
-        of_class = type(self).dispatch
-        self._all_checkouts = of_class.checkout._clslevel[type(self)]
-        self._all_checkins = of_class.checkin._clslevel[type(self)]
-        self._all_resets = of_class.reset._clslevel[type(self)]
+        of_class: Any = kind.dispatch
+        self._all_checkouts = of_class.checkout._clslevel[kind]
+        self._all_checkins = of_class.checkin._clslevel[kind]
+        self._all_resets = of_class.reset._clslevel[kind]
 
     def _base_arguments(self) -> dict[str, Any]:
         """What recreate() passes on of SQLAlchemy's own state."""

@@ -234,7 +234,7 @@ class FairQueue(Line[E]):
         slot: _EntryRef[E] = entry.slot  # type: ignore[attr-defined]
         turn = next(self._turns)
         # one line, so that nothing is ever between the two
-        slot.turn = slot.place = turn; self.queue.append(entry)  # fmt: skip  # noqa: E501
+        slot.turn = slot.place = turn; self.queue.append(entry)  # fmt: skip  # noqa: E501, E702
         if (
             self._waiters
             or self._makers

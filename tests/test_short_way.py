@@ -427,6 +427,8 @@ def test_nobody_is_overtaken_by_the_short_way(driver):
 def test_no_sleep_beside_an_idle_connection(driver, seed):
     """Who returns without the lock and who lines up see each other."""
     pool = a_pool(driver, pool_size=2, timeout=20)
+    for handle in [pool.connect(), pool.connect()]:
+        handle.close()
     done = itertools.count()
 
     def work():
@@ -518,6 +520,20 @@ def test_a_closed_handle_is_nobodys_end(driver):
     gc.collect()
     assert pool.checkedout() == 1
     assert second.is_valid
+
+
+@pytest.mark.parametrize("hook", ["_do_get", "_do_return_conn"])
+def test_a_derived_class_has_its_hooks_called(driver, hook):
+    def called(self, *args):
+        calls.append(hook)
+        return getattr(super(Derived, self), hook)(*args)
+
+    calls = []
+    Derived = type("Derived", (ReaperPool,), {hook: called})
+    pool = Derived(driver.connect, reaping_frequency=None)
+    for times in (1, 2):
+        pool.connect().close()
+        assert calls == [hook] * times
 
 
 # processes
