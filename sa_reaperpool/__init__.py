@@ -14,6 +14,7 @@ from .errors import PoolShutdown
 from .errors import ProvisionalCommitLost
 from .errors import ReservationError
 from .errors import TooManyWaiting
+from .labels import label
 from .lease import HolderInfo
 from .lease import LeaseInfo
 from .middleware import ReleaseConnections
@@ -47,6 +48,7 @@ __all__ = (
     "TooManyWaiting",
     "Wrapper",
     "__version__",
+    "label",
     "release_connections",
     "with_connection",
 )

@@ -28,6 +28,7 @@ from typing import Sequence
 from . import deadlock
 from . import diagnosis
 from . import holder
+from . import labels
 from . import liveness
 from .complaint import complaint
 from .diagnosis import Held
@@ -38,7 +39,9 @@ from .errors import TooManyWaiting
 from .habits import Habits
 from .holder import Holder
 from .lease import Lease
+from .lease import application_line
 from .lease import describe
+from .lease import written
 from .waiter import Waiter
 
 if TYPE_CHECKING:
@@ -81,6 +84,8 @@ class Place:
         "turned_away",
         "circle",
         "refused",
+        "label",
+        "_line",
         "_of",
     )
 
@@ -96,6 +101,14 @@ class Place:
         self.circle: Circle | None = None
         self.refused = False
         """Was it taken out of the line, to break a circle?"""
+
+        self.label = labels.current()
+        self._line = application_line(2) if patient else None
+
+    @property
+    def where(self) -> str:
+        """The application's line that asks."""
+        return written(self._line)
 
     def taken(self, waiter: Waiter) -> None:
         if self.counts:
@@ -133,6 +146,13 @@ class Exhaustion:
         # as text: an error keeps its frames, and these an entry
         self._connect_error = complaint(error, self._pool.creator)
         self._connect_failed_at = monotonic()
+
+    @property
+    def connect_error(self) -> tuple[str, float] | None:
+        """The newest, in short and without passwords, and when it was;
+        None if something has been opened since."""
+        error = self._connect_error
+        return None if error is None else (error, self._connect_failed_at)
 
     # waiting
 

@@ -45,6 +45,7 @@ import sqlalchemy
 from sqlalchemy import Connection
 
 from . import holder as _holder
+from . import labels
 from . import process
 from .holder import Holder
 
@@ -109,6 +110,7 @@ class Lease:
         "turn",
         "level",
         "anchor",
+        "label",
         "_cursors",
     )
 
@@ -143,6 +145,7 @@ class Lease:
         self.quiet_since = 0.0
         self.leak_reported = False
         self._where = application_line(2)
+        self.label = labels.current()
         self.level = self.anchor = None
         self._cursors: list[weakref.ref[Any]] = []
 
@@ -293,6 +296,7 @@ class LeaseInfo:
     where: str
     in_transaction: bool | None
     kept: bool
+    label: str | None = None
 
 
 def describe(
@@ -308,6 +312,7 @@ def describe(
         where=lease.where,
         in_transaction=in_transaction,
         kept=lease.kept,
+        label=lease.label,
     )
 
 

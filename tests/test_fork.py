@@ -454,8 +454,8 @@ def test_a_shut_down_pool_stays_so(driver):
 
 def test_pools_are_not_kept_by_what_forks():
     pool = a_pool(Driver())
-    assert pool in fork._pools
+    assert pool in fork.pools()
     del pool
     gc.collect()
     # others' pools may be there
-    assert all(isinstance(pool, ReaperPool) for pool in fork._pools)
+    assert all(isinstance(pool, ReaperPool) for pool in fork.pools())
