@@ -19,6 +19,8 @@ from .lease import HolderInfo
 from .lease import LeaseInfo
 from .middleware import ReleaseConnections
 from .pool import ReaperPool
+from .report import report
+from .report import report_on_signal
 from .reservation import release_connections
 from .reservation import with_connection
 from .stats import Stats
@@ -50,5 +52,7 @@ __all__ = (
     "__version__",
     "label",
     "release_connections",
+    "report",
+    "report_on_signal",
     "with_connection",
 )

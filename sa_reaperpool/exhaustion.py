@@ -41,7 +41,6 @@ from .holder import Holder
 from .lease import Lease
 from .lease import application_line
 from .lease import describe
-from .lease import written
 from .waiter import Waiter
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ class Place:
         "circle",
         "refused",
         "label",
-        "_line",
+        "line",
         "_of",
     )
 
@@ -103,12 +102,8 @@ class Place:
         """Was it taken out of the line, to break a circle?"""
 
         self.label = labels.current()
-        self._line = application_line(2) if patient else None
-
-    @property
-    def where(self) -> str:
+        self.line = application_line(2) if patient else None
         """The application's line that asks."""
-        return written(self._line)
 
     def taken(self, waiter: Waiter) -> None:
         if self.counts:

@@ -18,10 +18,7 @@ def one_line(text: str, most: int = 60) -> str:
     text = " ".join(text[: 2 * most].split())
     if not text.isprintable():
         text = "".join(
-            each
-            if each.isprintable()
-            else each.encode("unicode_escape").decode("ascii")
-            for each in text
+            each if each.isprintable() else ascii(each)[1:-1] for each in text
         )
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
