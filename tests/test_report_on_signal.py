@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -157,11 +158,10 @@ def test_while_another_thread_holds_every_lock(written, pool):
     ]
 
     def hold():
-        for lock in locks:
-            lock.acquire()
-        gate()
-        for lock in locks:
-            lock.release()
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            gate()
 
     holding = Task(hold)
     gate.wait()
