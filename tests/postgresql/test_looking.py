@@ -14,6 +14,9 @@ from typing import Any
 
 import psycopg2
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection
 from sqlalchemy import Engine
 from sqlalchemy import exc
@@ -26,6 +29,9 @@ from postgresql.conftest import Engines
 from postgresql.conftest import Observer
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import label
+from sa_reaperpool.exporters.opentelemetry import instrument
+from sa_reaperpool.exporters.prometheus import PoolCollector
+from sa_reaperpool.exporters.sources import Sources
 from sa_reaperpool.snapshot import ConnectionInfo
 
 THREADS = 8
@@ -150,6 +156,59 @@ def test_agrees_with_the_server(
     crew.end()
     assert len(seen) == 2
     eventually(lambda: states(observer, engine) == told(pool))
+
+
+def test_exporters_agree_with_the_server(
+    engines: Engines, observer: Observer
+) -> None:
+    engine = engines(pool_size=3, max_overflow=3, pool_timeout=0.01)
+    pool: Any = engine.pool
+    registry = CollectorRegistry()
+    registry.register(PoolCollector(engine))
+    reader = InMemoryMetricReader()
+    instrument(engine, meter_provider=MeterProvider([reader]))
+    crew = Crew(engine, 7)
+    for _ in range(ROUNDS):
+        crew.stand_still()
+        eventually(lambda: states(observer, engine) == told(pool))
+        used = pool.checkedout()
+        expected = {"used": used, "idle": told(pool).total() - used}
+        expected["opening"] = 0
+        assert by_state_of_prometheus(registry) == expected
+        assert by_state_of_opentelemetry(reader) == expected
+        name = "db_client_connection_timeouts_total"
+        labels = {"db_client_connection_pool_name": reading_name(engine)}
+        timeouts = registry.get_sample_value(name, labels)
+        assert timeouts == pool.stats().timeouts
+    crew.end()
+
+
+def by_state_of_prometheus(registry: CollectorRegistry) -> dict[str, float]:
+    return {
+        sample.labels["db_client_connection_state"]: sample.value
+        for family in registry.collect()
+        if family.name == "db_client_connection_count"
+        for sample in family.samples
+    }
+
+
+def by_state_of_opentelemetry(reader: InMemoryMetricReader) -> Any:
+    data: Any = reader.get_metrics_data()
+    [scope] = data.resource_metrics[0].scope_metrics
+    [metric] = [
+        each
+        for each in scope.metrics
+        if each.name == "db.client.connection.count"
+    ]
+    return {
+        point.attributes["db.client.connection.state"]: point.value
+        for point in metric.data.data_points
+    }
+
+
+def reading_name(engine: Engine) -> str:
+    [reading] = Sources((engine,), False).read()
+    return reading.name
 
 
 def test_who_waits(engines: Engines) -> None:
