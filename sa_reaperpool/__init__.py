@@ -24,6 +24,7 @@ from .report import report_on_signal
 from .reservation import release_connections
 from .reservation import with_connection
 from .stats import Stats
+from .status import status_app
 from .wrapper import Wrapper
 
 __version__ = "0.1.0"
@@ -54,5 +55,6 @@ __all__ = (
     "release_connections",
     "report",
     "report_on_signal",
+    "status_app",
     "with_connection",
 )

@@ -111,7 +111,9 @@ def test_code_runs(document: nodes.document, tmp_path: Path) -> None:
         "signal": signal,
         "statement": text("SELECT 1"),
         "deeply": SimpleNamespace(nested=SimpleNamespace(code=int)),
-        "app": SimpleNamespace(wsgi_app=print, add_middleware=print),
+        "app": SimpleNamespace(
+            wsgi_app=print, add_middleware=print, mount=print
+        ),
         "Client": Client,
     }
     pieces = [

@@ -82,7 +82,7 @@ class Sources:
         for each in given:
             _check(each)
         self._given = [weakref.ref(each) for each in given]
-        self._all = not given
+        self.all = not given
         self._histograms = histograms
         self._begin()
         if histograms:
@@ -114,7 +114,7 @@ class Sources:
             return self._read()
 
     def _read(self) -> list[Reading]:
-        pools = self._pools()
+        pools = self.pools()
         present = {weakref.ref(pool) for pool, _ in pools}
         for ref in self._known.keys() - present:
             name, counters = self._known.pop(ref)
@@ -137,10 +137,10 @@ class Sources:
                 del by_name[name]
         return [self._reading(name, group) for name, group in groups.items()]
 
-    def _pools(self) -> list[tuple[ReaperPool, str]]:
-        """Each with its name."""
+    def pools(self) -> list[tuple[ReaperPool, str]]:
+        """The pools as they are now, each with its name."""
         found: dict[ReaperPool, str] = {}
-        if self._all:
+        if self.all:
             found = {pool: name_of(pool) for pool in fork.pools()}
         for ref in self._given:
             source: Any = ref()
