@@ -292,10 +292,15 @@ def _lines(
             counts[key][0] += 1
         except KeyError:
             counts[key] = [1, since, line, label]
-    most = sorted(counts.values(), key=lambda each: (-each[0], each[1]))
+    # which may be several places of one line
+    named: dict[Any, list[Any]] = {}
+    for count, since, line, label in counts.values():
+        known = named.setdefault((written(line), label), [0, since])
+        known[0] += count
+    most = sorted(named.items(), key=lambda item: (-item[1][0], item[1][1]))
     return tuple(
-        LineInfo(written(line), label, count, max(0.0, now - since))
-        for count, since, line, label in most[:_LINES]
+        LineInfo(where, label, count, max(0.0, now - since))
+        for (where, label), (count, since) in most[:_LINES]
     )
 
 

@@ -233,13 +233,15 @@ def test_lines_most_first(driver):
         (2, "GET /orders"),
         (1, None),
     ]
+    again = pool.connect(), pool.connect()
+    assert pool.snapshot(0).holding_lines[2].count == 2
     here = {"pool": pool, "__name__": "app"}
     many = [
         eval(compile("pool.connect()", f"app{n}.py", "eval"), here)
         for n in range(20)
     ]
     assert len(pool.snapshot(0).holding_lines) == 10
-    for handle in (*once, *often, *labelled, *many):
+    for handle in (*once, *often, *labelled, *again, *many):
         handle.close()
 
 
