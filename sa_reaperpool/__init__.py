@@ -14,13 +14,17 @@ from .errors import PoolShutdown
 from .errors import ProvisionalCommitLost
 from .errors import ReservationError
 from .errors import TooManyWaiting
+from .labels import label
 from .lease import HolderInfo
 from .lease import LeaseInfo
 from .middleware import ReleaseConnections
 from .pool import ReaperPool
+from .report import report
+from .report import report_on_signal
 from .reservation import release_connections
 from .reservation import with_connection
 from .stats import Stats
+from .status import status_app
 from .wrapper import Wrapper
 
 __version__ = "0.1.0"
@@ -47,6 +51,10 @@ __all__ = (
     "TooManyWaiting",
     "Wrapper",
     "__version__",
+    "label",
     "release_connections",
+    "report",
+    "report_on_signal",
+    "status_app",
     "with_connection",
 )

@@ -103,6 +103,7 @@ from sqlalchemy.pool.base import _finalize_fairy
 from sqlalchemy.pool.events import PoolEvents
 
 from . import fork
+from . import labels
 from . import liveness
 from . import process
 from .checkout import UNSET
@@ -968,6 +969,7 @@ class AdaptedQueuePool(QueuePool):
                     lease.kept = lease.leak_reported = lease.seen_busy = False
                     lease.quiet_since = 0.0
                     lease.usual = True
+                    lease.label = labels.current()
                     entry.fairy_ref = _lent  # type: ignore[assignment]
                     self._leases[lease] = lease
                     next(self.checkouts)

@@ -27,6 +27,7 @@ from .lease import LeaseInfo
 from .lease import describe
 from .lost import warn_of_lost
 from .reaper import reaper
+from .words import one_line
 
 if TYPE_CHECKING:
     from .reaper import Submit
@@ -355,7 +356,7 @@ class Caretaker:
             f"The pool{f' {name!r}' if name else ''} took back a connection: "
             f"{why}.  Held by {lease.names()} for {now - lease.taken:.1f} s, "
             f"last used {now - lease.used:.1f} s ago, "
-            f"checked out at {lease.where}."
+            f"checked out at {_where(lease)}."
         )
 
     def _report_leak(self, lease: Lease) -> None:
@@ -368,7 +369,7 @@ class Caretaker:
                 lease.names(),
                 monotonic() - lease.taken,
                 monotonic() - lease.used,
-                lease.where,
+                _where(lease),
             )
 
     # idle connections
@@ -470,6 +471,13 @@ class Caretaker:
                 reaper.wake(pool)
                 return
             self._failures = 0
+
+
+def _where(lease: Lease) -> str:
+    """The line that checked it out, and the label, if it has one."""
+    if lease.label is None:
+        return lease.where
+    return f"{lease.where}, label {one_line(lease.label)!r}"
 
 
 def _bound(

@@ -12,6 +12,9 @@ from typing import NamedTuple
 from typing import Sequence
 
 from .lease import LeaseInfo
+from .words import duration
+from .words import one_line
+from .words import some
 
 FAR = 10
 """So many times as long as usual is far longer than usual."""
@@ -152,11 +155,11 @@ def _long(scene: Scene) -> float:
 
 def _unreachable(scene: Scene) -> str:
     what = (
-        f"Database unreachable: {_some(scene.opening, 'connection')} could "
+        f"Database unreachable: {some(scene.opening, 'connection')} could "
         "be opened, and none comes about"
     )
     if scene.opening_for:
-        what += f"; a connect is under way for {_time(scene.opening_for)}"
+        what += f"; a connect is under way for {duration(scene.opening_for)}"
     if _fails(scene):
         what += "; the newest connect failed (see below)"
     return what + "."
@@ -193,7 +196,7 @@ def _longest(leases: Sequence[Held]) -> str:
     longest = max(leases, key=lambda held: held.info.held_for)
     return (
         f"{len(leases)} held far longer than usual, the longest for "
-        f"{_time(longest.info.held_for)}, taken at {longest.info.where}"
+        f"{duration(longest.info.held_for)}, taken at {longest.info.where}"
     )
 
 
@@ -227,10 +230,10 @@ def _leak(scene: Scene, leaked: Sequence[Held]) -> str:
         f"{'is' if len(leaked) == 1 else 'are'} held far longer than usual"
     )
     if scene.usual is not None:
-        what += f", where 19 of 20 are back within {_time(scene.usual)}"
+        what += f", where 19 of 20 are back within {duration(scene.usual)}"
     longest = max(leaked, key=lambda held: held.info.held_for)
     what += (
-        f"; the longest for {_time(longest.info.held_for)}, taken at "
+        f"; the longest for {duration(longest.info.held_for)}, taken at "
         f"{longest.info.where}"
     )
     if ended:
@@ -258,7 +261,7 @@ def _small(scene: Scene) -> str:
     elif kept == count:
         what = f"Too small: all {count} connections are kept, by pool.keep()"
     if scene.usual is not None:
-        what += f", 19 of 20 are back within {_time(scene.usual)}"
+        what += f", 19 of 20 are back within {duration(scene.usual)}"
     what += f"; today's demand would need about {scene.wanted}"
     if 0 < kept < count:
         what += f"; {kept} of them are kept, by pool.keep()"
@@ -284,10 +287,11 @@ def report(scene: Scene, sentence: str, outcome: str) -> str:
     lines = [
         sentence,
         f"QueuePool limit of size {scene.size} overflow {scene.overflow} "
-        f"reached, {outcome} (waited {_time(scene.waited)}, {others}{name})",
+        f"reached, {outcome} "
+        f"(waited {duration(scene.waited)}, {others}{name})",
     ]
     if scene.connect_error is not None:
-        when = "" if _fails(scene) else f", {_time(scene.failed_ago)} ago"
+        when = "" if _fails(scene) else f", {duration(scene.failed_ago)} ago"
         lines.append(f"Newest connect error{when}: {scene.connect_error}")
     lines += [f"  {_line(held)}" for held in scene.leases[:LINES]]
     left = len(scene.leases) - LINES
@@ -300,8 +304,8 @@ def _line(held: Held) -> str:
     info = held.info
     parts = [
         _names(held),
-        f"held {_time(info.held_for)}",
-        f"last used {_time(info.unused_for)} ago",
+        f"held {duration(info.held_for)}",
+        f"last used {duration(info.unused_for)} ago",
     ]
     if info.in_transaction is not None:
         negation = "" if info.in_transaction else "not "
@@ -314,20 +318,17 @@ def _line(held: Held) -> str:
         parts.append("waits for this pool")
     if info.kept:
         parts.append("kept")
+    if info.label is not None:
+        parts.append(f"label {one_line(info.label)!r}")
     return ", ".join(parts) + f", at {info.where}"
 
 
 def _names(held: Held) -> str:
     names = [
-        f"{_one_line(holder.name)} {'alive' if holder.alive else 'ended'}"
+        f"{one_line(holder.name)} {'alive' if holder.alive else 'ended'}"
         for holder in held.info.holders
     ]
     return _listed(names, "; ")
-
-
-def _one_line(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= 60 else f"{name[:57]}..."
 
 
 def _places(leases: Iterable[Held]) -> str:
@@ -337,19 +338,3 @@ def _places(leases: Iterable[Held]) -> str:
 def _listed(items: Sequence[str], between: str) -> str:
     shown = between.join(items[:3])
     return shown if len(items) <= 3 else f"{shown} and {len(items) - 3} more"
-
-
-def _some(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def _time(seconds: float) -> str:
-    if 0 < seconds < 0.01:
-        return f"{seconds * 1000:.2g} ms"
-    if seconds < 10:
-        return f"{seconds:.2f} s"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -28,6 +28,7 @@ from typing import Sequence
 from . import deadlock
 from . import diagnosis
 from . import holder
+from . import labels
 from . import liveness
 from .complaint import complaint
 from .diagnosis import Held
@@ -38,6 +39,7 @@ from .errors import TooManyWaiting
 from .habits import Habits
 from .holder import Holder
 from .lease import Lease
+from .lease import application_line
 from .lease import describe
 from .waiter import Waiter
 
@@ -81,6 +83,8 @@ class Place:
         "turned_away",
         "circle",
         "refused",
+        "label",
+        "line",
         "_of",
     )
 
@@ -96,6 +100,10 @@ class Place:
         self.circle: Circle | None = None
         self.refused = False
         """Was it taken out of the line, to break a circle?"""
+
+        self.label = labels.current()
+        self.line = application_line(2) if patient else None
+        """The application's line that asks."""
 
     def taken(self, waiter: Waiter) -> None:
         if self.counts:
@@ -133,6 +141,13 @@ class Exhaustion:
         # as text: an error keeps its frames, and these an entry
         self._connect_error = complaint(error, self._pool.creator)
         self._connect_failed_at = monotonic()
+
+    @property
+    def connect_error(self) -> tuple[str, float] | None:
+        """The newest, in short and without passwords, and when it was;
+        None if something has been opened since."""
+        error = self._connect_error
+        return None if error is None else (error, self._connect_failed_at)
 
     # waiting
 

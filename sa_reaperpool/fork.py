@@ -17,6 +17,7 @@ of the parent's, and each is replaced.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import weakref
@@ -25,14 +26,37 @@ from typing import Any
 from . import process
 from .reaper import reaper
 
-_pools: weakref.WeakSet[Any] = weakref.WeakSet()
+# In the order in which they were made, each with its number.  A dictionary,
+# since a copy of its keys is one step, whoever adds to it meanwhile.
+_pools: dict[weakref.ref[Any], int] = {}
+_numbers = itertools.count(1)
 _lock = threading.RLock()
 _inherited: list[object] = []
 
 
 def register(pool: Any) -> None:
     """Have a pool's ``forked()`` called in each forked child."""
-    _pools.add(pool)
+    ref = weakref.ref(pool, _forget)
+    # while it lives: the hash of a dead referent cannot be had any more
+    hash(ref)
+    _pools[ref] = next(_numbers)
+
+
+def _forget(
+    ref: weakref.ref[Any], known: dict[weakref.ref[Any], int] = _pools
+) -> None:
+    # anywhere, any time; at interpreter exit the name may be gone already
+    known.pop(ref, None)
+
+
+def pools() -> list[Any]:
+    """All pools of this process, oldest first; anywhere, any time."""
+    return [pool for ref in list(_pools) if (pool := ref()) is not None]
+
+
+def number(pool: Any) -> int:
+    """Which pool of this process is this?  The first one is 1."""
+    return _pools.get(weakref.ref(pool), 0)
 
 
 def keep(inherited: object) -> None:
@@ -49,7 +73,7 @@ def _catch_up() -> None:
     if not process.forked():
         return
     here = os.getpid()
-    for pool in list(_pools):
+    for pool in pools():
         if pool.process != here:
             pool.forked(here)
     keep(reaper.restart())

@@ -45,6 +45,7 @@ import sqlalchemy
 from sqlalchemy import Connection
 
 from . import holder as _holder
+from . import labels
 from . import process
 from .holder import Holder
 
@@ -107,6 +108,7 @@ class Lease(weakref.ref[Any]):
         "_place",
         "level",
         "anchor",
+        "label",
         "__weakref__",
     )
 
@@ -148,6 +150,9 @@ class Lease(weakref.ref[Any]):
     anchor: Any
     """The handle, while the pool itself keeps it for its thread."""
 
+    label: str | None
+    """What the program was doing, in its own words (labels.py)."""
+
     _used: float
     _last: Holder
     _code: CodeType | None
@@ -174,10 +179,13 @@ class Lease(weakref.ref[Any]):
         self._used = at
 
     @property
+    def line(self) -> Line | None:
+        """The application's line that took it, unformatted."""
+        return None if self._code is None else (self._code, self._place)
+
+    @property
     def where(self) -> str:
-        return written(
-            None if self._code is None else (self._code, self._place)
-        )
+        return written(self.line)
 
     @property
     def last_holder(self) -> Holder:
@@ -312,6 +320,7 @@ def begun(handle: Any, pool: Any, entry: Any, turn: int, depth: int) -> Lease:
     lease.kept = lease.leak_reported = lease.seen_busy = False
     lease.quiet_since = 0.0
     lease.usual = False
+    lease.label = labels.current()
     line = application_line(depth + 1)
     if line is not None:
         lease._code, lease._place = line
@@ -355,6 +364,7 @@ class LeaseInfo:
     where: str
     in_transaction: bool | None
     kept: bool
+    label: str | None = None
 
 
 def describe(
@@ -370,6 +380,7 @@ def describe(
         where=lease.where,
         in_transaction=in_transaction,
         kept=lease.kept,
+        label=lease.label,
     )
 
 

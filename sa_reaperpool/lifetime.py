@@ -32,6 +32,7 @@ from .options import validate
 from .reaper import reaper
 from .stock import StockedPool
 from .stock import limit_of
+from .timings import Timings
 
 P = TypeVar("P", bound="LifetimePool")
 
@@ -53,9 +54,14 @@ class LifetimePool(StockedPool):
 
     _configuring: threading.RLock = None  # type: ignore[assignment]
 
+    timings: Timings | None = None
+    """Where its times are counted, if an exporter wants them."""
+
     def _begin_empty(self) -> None:
         super()._begin_empty()
         self._configuring = threading.RLock()
+        if self.timings is not None:
+            self.timings = Timings()
 
     def leases(self) -> tuple[LeaseInfo, ...]:
         raise NotImplementedError()
@@ -140,7 +146,10 @@ class LifetimePool(StockedPool):
         """
         self.logger.info("Pool recreating")
         with self._configuring: arguments = self._arguments()  # fmt: skip
-        return self.__class__(self.creator, **arguments)
+        new = self.__class__(self.creator, **arguments)
+        # which goes on counting there
+        new.timings = self.timings
+        return new
 
     def _arguments(self) -> dict[str, Any]:
         return {**self._base_arguments(), **self._own_arguments()}

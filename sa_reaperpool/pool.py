@@ -27,7 +27,11 @@ from .lifetime import LifetimePool
 from .options import LIVENESS_DEFAULT
 from .options import Settings
 from .options import validate
+from .report import render
 from .reservation import ReservingPool
+from .snapshot import SHOWN
+from .snapshot import Snapshot
+from .snapshot import take
 from .stats import Stats
 from .stats import counted
 
@@ -301,6 +305,28 @@ class ReaperPool(ReservingPool, LifetimePool):
         if not self.may_look_into(connection):
             return None
         return _liveness.in_transaction(connection)
+
+    def report(self, shown: int | None = SHOWN) -> str:
+        """The pool as it is now, as text for a log or a terminal.
+
+        A line of counts; then the connections, those in use first, longest
+        held first; then who waits.  For ``print(engine.pool.report())`` in
+        the midst of trouble: it waits for nobody and asks no server.
+
+        :param shown: so many connections in use, and threads that wait,
+         have a line of their own, and the others are counted, by the
+         application's line; None for all.
+
+        """
+        return render(self.snapshot(shown))
+
+    def snapshot(self, shown: int | None = SHOWN) -> Snapshot:
+        """What :meth:`.report` shows, as data.
+
+        :param shown: as for :meth:`.report`.
+
+        """
+        return take(self, monotonic(), shown)
 
     def stats(self) -> Stats:
         """The pool as it is now, and what it has counted."""

@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 
 import pytest
 from forks import Child
@@ -305,7 +306,7 @@ def test_an_interruption_at_any_line(driver, monkeypatch):
     here = process.number
     for nth in range(1, 1000):
         pool = a_pool(driver)
-        monkeypatch.setattr(fork, "_pools", {pool})
+        monkeypatch.setattr(fork, "_pools", {weakref.ref(pool): 1})
         monkeypatch.setattr(fork, "_inherited", [])
         held, idle = pool.connect(), pool.connect()
         idle.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import configparser
 import re
 import sys
 from importlib import metadata
@@ -15,6 +16,9 @@ from conftest import missing
 import sa_reaperpool
 
 ROOT = Path(__file__).parents[1]
+
+# these are imported by who has their libraries
+EXPORTERS = ["exporters/opentelemetry", "exporters/prometheus"]
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +48,36 @@ def test_needs_sqlalchemy_alone(installed: metadata.Distribution) -> None:
     assert [re.split(r"\W", each)[0] for each in needed] == ["SQLAlchemy"]
 
 
+def test_all_its_packages(installed: metadata.Distribution) -> None:
+    """Each folder is named in setup.cfg."""
+
+    folder = ROOT / "sa_reaperpool"
+    folders = {path.parent for path in folder.rglob("*.py")}
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = config["options"]["packages"].split()
+    assert {
+        str(each.relative_to(ROOT)).replace("/", ".") for each in folders
+    } == set(named)
+
+
+def test_extras(installed: metadata.Distribution) -> None:
+    extras = installed.metadata.get_all("Provides-Extra")
+    assert {"prometheus", "opentelemetry"} <= set(extras or ())
+
+
 def test_is_typed() -> None:
     assert (resources.files(sa_reaperpool) / "py.typed").is_file()
 
 
 def test_imports_nothing_but_sqlalchemy() -> None:
-    """Drivers, among others, are the user's choice."""
+    """Drivers, among others, are the user's choice, and so are exporters."""
 
     folder = Path(sa_reaperpool.__file__).parent
     found = set()
     for path in folder.rglob("*.py"):
+        if path.parent / path.stem in [folder / name for name in EXPORTERS]:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name for alias in node.names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,10 +106,14 @@ def test_code_runs(document: nodes.document, tmp_path: Path) -> None:
         "create_engine": create_engine,
         "sa_reaperpool": sa_reaperpool,
         "url": url,
+        "engine": engine,
         "pool": engine.pool,
+        "signal": signal,
         "statement": text("SELECT 1"),
         "deeply": SimpleNamespace(nested=SimpleNamespace(code=int)),
-        "app": SimpleNamespace(wsgi_app=print, add_middleware=print),
+        "app": SimpleNamespace(
+            wsgi_app=print, add_middleware=print, mount=print
+        ),
         "Client": Client,
     }
     pieces = [
@@ -116,8 +121,10 @@ def test_code_runs(document: nodes.document, tmp_path: Path) -> None:
         for block in document.findall(nodes.literal_block)
         if "python" in block["classes"]
     ]
+    before = signal.getsignal(signal.SIGUSR1)
     for piece in pieces:
         exec(piece, names)
+    signal.signal(signal.SIGUSR1, before)
     assert len(pieces) > 4
     assert type(names["engine"].pool) is sa_reaperpool.ReaperPool
     assert engine.pool.checkedout() == names["pool"].checkedout() == 0

@@ -1,0 +1,1 @@
+"""For systems that collect figures; each needs its own library."""
