@@ -95,18 +95,19 @@ def test_writes_the_report_of_all_pools(written, pool):
 
 def test_in_the_midst_of_each_critical_section(written, pool):
     """The main thread holds the pool's lock, and goes on well after it."""
-    handle = pool.connect()
     pool.queue._lock = lock = HookedLock()
     for when in ("begin", "end"):
-        lock.hooks[when] = ask
-        handle.close()
-        assert "Pool 'shop'" in written.text()
+        # nothing is idle
         lock.hooks[when] = ask
         handle = pool.connect()
         assert "Pool 'shop'" in written.text()
-    assert pool.stats().in_use == 1
-    handle.close()
-    assert pool.stats().idle == 1
+        assert pool.stats().in_use == 1
+        handle.close()
+        lock.hooks[when] = ask
+        assert pool.flush() == 1
+        assert "Pool 'shop'" in written.text()
+    stats = pool.stats()
+    assert (stats.idle, stats.in_use, stats.opening) == (0, 0, 0)
 
 
 def test_between_any_two_lines(written, pool):

@@ -291,7 +291,7 @@ def test_counts_while_another_thread_counts(driver):
     pool = a_pool(driver)
     tally = pool._tally
     for _ in range(5):
-        tally.add("checkouts")
+        tally.add("opened")
 
     class Counting:
         """Has counted what is new between any two looks."""
@@ -307,10 +307,10 @@ def test_counts_while_another_thread_counts(driver):
             if self.folds:
                 self.folds -= 1
                 tally.totals()
-                tally.add("checkouts")
+                tally.add("opened")
             return tally._events.copy()
 
     pool._tally = Counting()
-    assert pool.snapshot().stats.checkouts == 8
+    assert pool.snapshot().stats.opened == 8
     pool._tally = tally
-    assert pool.stats().checkouts == 8
+    assert pool.stats().opened == 8
