@@ -388,12 +388,12 @@ class Given:
     def at_hand(self) -> bool:
         """Can it be used just so?
 
-        As in :meth:`.ReservingPool.at_hand`: no means that it takes more
-        to tell.  A Connection that is closed, or invalidated, has closed its
-        join, or the base.
+        No means that it takes more to tell, as in
+        :meth:`.ReservingPool.at_hand`.  A Connection that was closed has
+        ended its level, unless the base ended before.
         """
         level = self._level
-        if level is None or level.ended or level.lost:
+        if level is None or level.ended:
             return False
         whose = level.reservation
         begun = whose.begun
