@@ -14,6 +14,7 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 from typing import Callable
+from typing import Iterator
 
 from . import adapter
 from . import liveness
@@ -375,8 +376,7 @@ class Caretaker:
 
     def tend(self, now: float, submit: Submit) -> float | None:
         pool = self._pool
-        doomed = self._verdicts(now)
-        if doomed:
+        if self._idle_is_due(now):
             submit("idle", _bound(self._tend_idle, pool))
         elif pool.started and self._missing():
             if now < self._refill_at:
@@ -384,24 +384,41 @@ class Caretaker:
             submit("idle", _bound(self._tend_idle, pool))
         return None
 
+    def _idle_is_due(self, now: float) -> bool:
+        idle = self._idle()
+        if upkeep.idle_is_due(idle, self._pool.settings, now):
+            return True
+        return any(_seeming_dead(idle))
+
+    def _idle(self) -> list[Entry]:
+        return [
+            entry
+            for entry in self._pool.idle_entries()
+            if entry.dbapi_connection is not None
+        ]
+
     def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
         """What to do with idle connections, those that died included."""
-        pool = self._pool
-        idle = [entry for entry in pool.idle_entries() if entry.connected]
-        verdicts = upkeep.judge_idle(idle, pool.settings, now)
+        idle = self._idle()
+        verdicts = upkeep.judge_idle(idle, self._pool.settings, now)
         spoken_for = {id(entry) for entry, _ in verdicts}
-        for entry in idle:
-            if id(entry) not in spoken_for and entry.probe is not None:
-                if entry.probe() is not liveness.Look.QUIET:
-                    verdicts.append((entry, None))
+        verdicts += [
+            (entry, None)
+            for entry in _seeming_dead(idle)
+            if id(entry) not in spoken_for
+        ]
         return verdicts
 
     def _tend_idle(self) -> None:
-        turns = self._turns()
+        pool = self._pool
         for entry, reason in self._verdicts(monotonic()):
-            self._retire(entry, reason, turns.get(entry, -1))
-            # after each, so that a borrower finds one open
-            self.refill()
+            # If it is used from here on, it has another turn.
+            turn = pool.queue.turn(entry)
+            settings = pool.settings
+            if upkeep.still_due(entry, reason, settings, monotonic()):
+                self._retire(entry, reason, turn)
+                # after each, so that a borrower finds one open
+                self.refill()
         self.refill()
 
     def _turns(self) -> dict[Entry, int]:
@@ -443,8 +460,16 @@ class Caretaker:
 
     # opening
 
-    def _missing(self) -> int:
-        return self._pool.missing_idle()
+    def _missing(self) -> bool:
+        wanted = self._pool.settings.min_idle
+        if not wanted:
+            return False
+        # there may be thousands more than are wanted
+        for entry in self._pool.idle_entries():
+            wanted -= entry.dbapi_connection is not None
+            if wanted <= 0:
+                return False
+        return self._pool.missing_idle() > 0
 
     def refill(self) -> None:
         """Open what is missing of min_idle; after a failure, wait longer."""
@@ -470,6 +495,15 @@ class Caretaker:
                 reaper.wake(pool)
                 return
             self._failures = 0
+
+
+def _seeming_dead(entries: list[Entry]) -> Iterator[Entry]:
+    """Those whose socket is not quiet."""
+    quiet = liveness.Look.QUIET
+    for entry in entries:
+        probe = entry.probe
+        if probe is not None and probe() is not quiet:
+            yield entry
 
 
 def _bound(
