@@ -45,6 +45,13 @@ _COUNTED = {
 _BARELY_LOST = 0.05
 """Seconds that what seems lost is given, in case its finaliser just runs."""
 
+_LOOK_AGAIN = 1.0
+"""Seconds between looks whether the servers of all leases are there.
+
+There may be thousands of leases, and as many ends of threads for each of
+which somebody asks.
+"""
+
 _DELIBERATE = ("abandoned", "reclaimed")
 """What somebody may have meant to be so."""
 
@@ -61,6 +68,7 @@ class Caretaker:
         self._failures = 0
         self._refill_at = 0.0
         self._recover_at: float | None = None
+        self._look_at = 0.0
 
     @property
     def _pool(self) -> StockedPool:
@@ -89,7 +97,7 @@ class Caretaker:
         if grace is None:
             return False
         for lease in list(self._pool._leases.values()):
-            if now - lease.used >= grace or lease.reserved:
+            if lease.reserved or now - lease.used >= grace:
                 return True
         return False
 
@@ -101,8 +109,11 @@ class Caretaker:
         look_again = self._tend_lost(now, submit)
         if look_again is not None:
             due = look_again if due is None else min(due, look_again)
+        looks = now >= self._look_at
         for lease, act in verdicts:
-            if act is upkeep.Act.WATCH:
+            if act is upkeep.Act.LOOK and not looks:
+                again = self._look_at
+            elif act is upkeep.Act.WATCH:
                 again = self._watch(lease, now)
             elif self.worth_acting(lease, act):
                 # two for one lease are two things to do
@@ -119,6 +130,8 @@ class Caretaker:
                 lease.quiet_since = 0.0
                 again = self._watch(lease, now)
             else:
+                # looked at, and its server is there
+                self._look_at = now + _LOOK_AGAIN
                 continue
             due = again if due is None else min(due, again)
         exhaustion = pool._exhaustion
