@@ -24,6 +24,7 @@ from test_upkeep import Entry
 from test_upkeep import Lease
 from test_upkeep import given_options
 
+from sa_reaperpool import upkeep
 from sa_reaperpool.upkeep import Act
 from sa_reaperpool.upkeep import idle_is_due
 from sa_reaperpool.upkeep import judge_idle
@@ -205,7 +206,7 @@ def test_checkouts_in_the_midst_of_a_round_over_many(
         finally:
             check_out()
 
-    monkeypatch.setattr("sa_reaperpool.upkeep.judge_idle", judge)
+    monkeypatch.setattr(upkeep, "judge_idle", judge)
     driver.when_closed = check_out
     work(pool, clock, 99)
     assert closed(pool) == {"age": 10}
@@ -213,20 +214,22 @@ def test_checkouts_in_the_midst_of_a_round_over_many(
     assert pool.checkedin() == MANY - 10
 
 
+@pytest.mark.parametrize("moment", ["judge_idle", "still_due"])
 def test_what_was_used_since_it_was_judged_is_kept(
-    make, clock, monkeypatch
+    make, clock, monkeypatch, moment
 ):
     pool = make(pool_size=4, idle_timeout=10)
     returned(pool, 4)
     first = pool.idle_entries()[0]
+    decide = getattr(upkeep, moment)
 
-    def judge(*args):
-        verdicts = judge_idle(*args)
-        # the first one in line
-        pool.connect().close()
-        return verdicts
+    def decided(*args):
+        decision = decide(*args)
+        if pool.idle_entries()[0] is first:
+            pool.connect().close()
+        return decision
 
-    monkeypatch.setattr("sa_reaperpool.upkeep.judge_idle", judge)
+    monkeypatch.setattr(upkeep, moment, decided)
     work(pool, clock, 10)
     assert closed(pool) == {"idle": 3}
     assert pool.idle_entries() == [first]
