@@ -146,6 +146,8 @@ class Entry(_ConnectionRecord):
 
     def __init__(self, pool: AdaptedQueuePool):
         super().__init__(pool, connect=False)
+        # in place of a deque, which has 600 bytes for what is mostly empty
+        self.finalize_callback = cast(Any, [])
         self.pool = weakref.ref(pool)
         self.process = pool.process
 
