@@ -4,7 +4,7 @@
 
     pip install -e ".[bench]"
     python -m benchmarks --quick
-    python -m benchmarks --table table.rst --pictures docs/pictures
+    python -m benchmarks --table README.rst --pictures docs/pictures
 
 Each room measures one thing, of all pools in the same run and in turns, so
 that whatever else the machine does meets all of them; most figures are ratios
@@ -26,9 +26,10 @@ from typing import NoReturn
 from .rows import Row
 from .rows import Skip
 from .settings import Settings
-from .table import in_rest
 from .table import on_screen
 from .table import summary
+from .table import surroundings
+from .table import write
 
 # A room is ``benchmarks/NAME.py`` with ``run(settings) -> list[Row]``, or a
 # function of such a module; what --list says of it is its docstring's first
@@ -58,9 +59,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted", file=sys.stderr)
         return 130
-    print(f"\n{on_screen(rows)}\n\n{summary(rows)}")
+    print(f"\n{on_screen(rows)}\n\n{surroundings()}\n{summary(rows)}")
     if given.table is not None:
-        given.table.write_text(in_rest(rows), encoding="utf-8")
+        write(given.table, rows)
     if given.pictures is not None:
         given.pictures.mkdir(parents=True, exist_ok=True)
         for name, svg in settings.pictures.items():
@@ -122,7 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         "--list", action="store_true", help="say what can be measured"
     )
     parser.add_argument(
-        "--table", type=Path, metavar="FILE", help="to write it to, in reST"
+        "--table",
+        type=Path,
+        metavar="FILE",
+        help="to write it to, in reST; in README.rst it takes its place",
     )
     parser.add_argument(
         "--pictures", type=Path, metavar="FOLDER", help="to write SVGs to"

@@ -146,7 +146,7 @@ def _pictures(case: Case, results: dict[str, list[Result]]) -> dict[str, str]:
 
 def _measure(settings: Settings, case: Case) -> dict[str, Any]:
     """Results by pool, and under ``missing`` why some have none."""
-    seconds = 2.0 if not settings.quick else 0.7
+    seconds = 1.5 if not settings.quick else 0.7
     shuffle = random.Random(case.threads).shuffle
     results: dict[str, Any] = {OURS: [], STOCK: [], RAW: [], STEADY: []}
     missing: dict[str, str] = {}
@@ -193,9 +193,11 @@ class Connecting:
 @contextmanager
 def _sqlalchemy(poolclass: type[QueuePool], size: int) -> Iterator[Any]:
     pool = pool_on(None, poolclass, size)
-    warm(pool, size)
-    yield pool
-    pool.dispose()
+    try:
+        warm(pool, size)
+        yield pool
+    finally:
+        pool.dispose()
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def measure(
 ) -> Result:
     waits = [array("d") for _ in range(threads)]
     start = threading.Barrier(threads)
-    until = [seconds]
+    goes_on = [True]
 
     def work(waited: array[float]) -> None:
         try:
@@ -70,7 +70,7 @@ def measure(
         except threading.BrokenBarrierError:
             return
         end = time.monotonic() + seconds
-        while time.monotonic() < end and until:
+        while time.monotonic() < end and goes_on:
             asked = time.perf_counter()
             connection = pool.connect()
             waited.append(time.perf_counter() - asked)
@@ -89,8 +89,11 @@ def measure(
             worker.join()
     except BaseException:
         # Ctrl-C: those who wait are soon served, as nobody comes back
-        until.clear()
+        goes_on.clear()
         start.abort()
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
         raise
     took = time.perf_counter() - began
     served = [len(waited) for waited in waits]

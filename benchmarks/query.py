@@ -91,7 +91,7 @@ def _low(engine: Engine) -> float:
 def _rows(lows: dict[str, list[float]]) -> list[Row]:
     what = "engine.connect() and SELECT 1, PostgreSQL"
     micro = [second * 1e6 for second in lows[STOCK]]
-    difference = abs(_ratio(lows[AGAIN], lows[STOCK]) - 1) * 100
+    difference = abs(_ratio(lows[AGAIN], lows[STOCK]) - 1)
     spread = _spread(lows[AGAIN], lows[STOCK])
     return [
         _row(what, OURS, lows, STOCK, "× QueuePool", Bar("at most", 1)),
@@ -113,8 +113,8 @@ def _rows(lows: dict[str, list[float]]) -> list[Row]:
         ),
         Row(
             "the same, two QueuePools: how far the figures can be trusted",
-            "QueuePool by QueuePool",
-            difference,
+            "QueuePool by itself",
+            round(difference * 100, 2),
             "%",
             bar=Bar("at most", 1),
             note=f"portions of the rounds: {spread[0]:.3f} to {spread[1]:.3f}",

@@ -185,6 +185,8 @@ def _measure(
             text=True,
             check=True,
             cwd=ROOT,
+            # Ctrl-C is for this process, which then ends that one
+            start_new_session=True,
         )
         answer = json.loads(done.stdout)
         missing |= answer["missing"]
@@ -254,7 +256,4 @@ def _count(peer: Peer) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    main()
