@@ -77,7 +77,8 @@ def run(settings: Settings) -> list[Row]:
             for name, reason in missing.items()
         ]
         if case is PICTURED:
-            settings.pictures |= _pictures(case, results)
+            seconds = _seconds(settings)
+            settings.pictures |= _pictures(case, results, seconds)
     return rows
 
 
@@ -126,7 +127,9 @@ def _rows(case: Case, results: dict[str, list[Result]]) -> list[Row]:
     return throughput + evenness + longest
 
 
-def _pictures(case: Case, results: dict[str, list[Result]]) -> dict[str, str]:
+def _pictures(
+    case: Case, results: dict[str, list[Result]], seconds: float
+) -> dict[str, str]:
     # of a single round each: rounds added up would hide who starved in one
     last = {name: rounds[-1] for name, rounds in results.items()}
     waits = {
@@ -139,14 +142,20 @@ def _pictures(case: Case, results: dict[str, list[Result]]) -> dict[str, str]:
         f"held for {case.hold * 1000:g} ms"
     )
     return {
-        "waits": picture.waits(f"How long a checkout waits: {scene}", waits),
+        "waits": picture.waits(
+            f"How long a checkout waits: {scene}", waits, seconds
+        ),
         "served": picture.served(f"Who is served: {scene}", served),
     }
 
 
+def _seconds(settings: Settings) -> float:
+    return 0.7 if settings.quick else 1.5
+
+
 def _measure(settings: Settings, case: Case) -> dict[str, Any]:
     """Results by pool, and under ``missing`` why some have none."""
-    seconds = 1.5 if not settings.quick else 0.7
+    seconds = _seconds(settings)
     shuffle = random.Random(case.threads).shuffle
     results: dict[str, Any] = {OURS: [], STOCK: [], RAW: [], STEADY: []}
     missing: dict[str, str] = {}

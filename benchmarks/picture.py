@@ -20,7 +20,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 WIDTH = 760
 LEFT, RIGHT = 150, 122
 PLOT = WIDTH - LEFT - RIGHT
-HEAD, FOOT = 46, 44
+HEAD, FOOT = 54, 44
 STRIP, GAP = 64, 16
 """The height of a pool's strip, and what is between two."""
 
@@ -30,10 +30,17 @@ SHORTEST, DECADES, BINS = 1e-6, 8, 10
 TICKS = ("1 µs", "10 µs", "100 µs", "1 ms", "10 ms", "100 ms", "1 s", "10 s")
 
 
-def waits(title: str, seconds: Mapping[str, Sequence[float]]) -> str:
+def waits(
+    title: str,
+    seconds: Mapping[str, Sequence[float]],
+    whole: float | None = None,
+) -> str:
     """How the waits of each pool are distributed, both axes logarithmic.
 
     :param seconds: of each checkout, by pool.
+
+    :param whole: seconds that were measured, to be marked: who waited as
+     long was not served at all.
 
     """
     counts = {name: _bins(some) for name, some in seconds.items()}
@@ -45,6 +52,10 @@ def waits(title: str, seconds: Mapping[str, Sequence[float]]) -> str:
         x = LEFT + PLOT * place / DECADES
         parts.append(_line(x, HEAD - 6, x, base, dash=True))
         parts.append(_text(x, base + 18, tick, "middle", 12))
+    if whole is not None:
+        x = LEFT + PLOT * math.log10(whole / SHORTEST) / DECADES
+        parts.append(_line(x, HEAD - 6, x, base))
+        parts.append(_text(x, HEAD - 9, "the whole run", "middle", 12))
     parts.append(
         _text(
             LEFT + PLOT / 2,

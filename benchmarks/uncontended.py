@@ -78,7 +78,7 @@ def on_stub(settings: Settings) -> list[Row]:
                 Bar("below", 1),
             ),
         )
-    again = "with_connection() when reserved already, by QueuePool's connect()"
+    again = "with_connection() when reserved, beside connect() and close()"
     for name, seconds in values.items():
         if name.endswith(", reserved"):
             ours = name == RESERVED
