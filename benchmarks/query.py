@@ -62,6 +62,7 @@ def run(settings: Settings) -> list[Row]:
     shuffle = random.Random(rounds).shuffle
     lows: dict[str, list[float]] = {name: [] for name in ENGINES}
     names = list(ENGINES)
+    settings.say(f"  {rounds} rounds")
     with one_core(server):
         for _ in range(rounds):
             shuffle(names)

@@ -61,7 +61,9 @@ def run(settings: Settings) -> list[Row]:
     results: dict[str, list[Result]] = {name: [] for name in POOLS}
     names = list(POOLS)
     shuffle = random.Random(THREADS).shuffle
-    for _ in range(settings.rounds(5, 1)):
+    rounds = settings.rounds(5, 1)
+    for number in range(rounds):
+        settings.say(f"  round {number + 1} of {rounds}")
         shuffle(names)
         for name in names:
             results[name].append(_round(url, POOLS[name], seconds))

@@ -12,6 +12,7 @@ from benches import ROOT
 from docutils import nodes
 from docutils.core import publish_doctree
 from pyperf import BenchmarkSuite
+from sqlalchemy import make_url
 
 from benchmarks import picture
 from benchmarks import table
@@ -219,24 +220,63 @@ def test_runs_on_the_stub(tmp_path):
     assert {"QueuePool", "ReaperPool"} <= set(suite.get_benchmark_names())
 
 
+@pytest.mark.slow
+def test_runs_on_postgresql(postgres_url):
+    done = subprocess.run(
+        command("--quick", "--only", "psycopg2", "query", "sessions")
+        + ["--url", postgres_url],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    for measured in (
+        "connect() and close(), psycopg2",
+        "engine.connect() and SELECT 1, PostgreSQL",
+        "64 threads of ORM sessions on 8: p99.9 wait",
+    ):
+        assert measured in done.stdout
+    password = make_url(postgres_url).password
+    assert str(password) not in done.stdout + done.stderr
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted(number):
-    """Said, without a traceback, and with nobody left behind."""
+    interrupt("contended", "threads on", number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", ["psycopg2", "sessions"])
+def test_interrupted_with_a_server_of_its_own(own_postgres, room):
+    interrupt(room, "1 of ", signal.SIGINT)
+
+
+def interrupt(room: str, when: str, number: int) -> None:
+    """It says so, without a traceback, and leaves nobody behind.
+
+    Whoever it has started has the same standard error, which ends with the
+    last of them.
+    """
+
     with subprocess.Popen(
-        command("--only", "contended"),
+        command("--only", room),
         cwd=ROOT,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stderr is not None
-        line = ""
-        while "threads on" not in line:
-            line = process.stderr.readline()
-            assert line
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        try:
+            assert process.stderr is not None
+            line = ""
+            while when not in line:
+                line = process.stderr.readline()
+                assert line
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert "Interrupted" in errors
     assert "Traceback" not in errors
