@@ -45,7 +45,8 @@ class Bar:
 
     def allows(self, figure: float) -> bool:
         """Is it met, by the figure as it is printed."""
-        return _JUDGES[self.how](_rounded(figure), _rounded(self.limit))
+        judge = _JUDGES[self.how]
+        return bool(judge(_rounded(figure), _rounded(self.limit)))
 
     def __str__(self) -> str:
         return f"{self.how} {number(self.limit)}"
@@ -90,7 +91,7 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """As the table's columns have it, see :data:`COLUMNS`."""
-        met = {True: "yes", False: "**no**", None: ""}[self.met]
+        met = {True: "yes", False: "no", None: ""}[self.met]
         spread = ""
         if self.spread is not None:
             low, high = self.spread
@@ -114,14 +115,18 @@ def row_of(
     bar: Bar | None = None,
     note: str = "",
 ) -> Row:
-    """The median of these, and their 10 % and 90 % quantiles as spread."""
+    """The median of these, and their 10 % and 90 % quantiles as spread.
+
+    Of less than ten, the spread is from the smallest to the largest.
+    """
     ordered = sorted(figures)
+    spread = quantile(ordered, 0.1), quantile(ordered, 0.9)
     return Row(
         what,
         who,
         statistics.median(ordered),
         unit,
-        (quantile(ordered, 0.1), quantile(ordered, 0.9)),
+        spread if len(ordered) > 1 else None,
         bar,
         note,
     )

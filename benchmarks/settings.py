@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,12 +27,16 @@ class Settings:
 
         SVG documents by their names, which rooms put there.
 
+    .. attribute:: suites
+
+        pyperf's suites of all timings, by what they were measured on.
+
     """
 
     def __init__(self, url: str | None = None, quick: bool = False):
         self.quick = quick
         self.pictures: dict[str, str] = {}
-        self.shuffle = random.Random(1).sample
+        self.suites: dict[str, Any] = {}
         self._given = url
         self._started: Any = None
         self._missing = ""
@@ -68,6 +71,13 @@ class Settings:
     def say(self, text: str) -> None:
         """Tell, beside the results, what goes on."""
         print(text, file=sys.stderr, flush=True)
+
+    def keep(self, suite: Any, where: str) -> None:
+        """Add a worker's timings, for pyperf's own commands."""
+        if where in self.suites:
+            self.suites[where].add_runs(suite)
+        else:
+            self.suites[where] = suite
 
     def end_with(self, resource: Any) -> Any:
         """Enter this context manager now, and leave it at the end."""
