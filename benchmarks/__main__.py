@@ -40,6 +40,11 @@ ROOMS = {
     "query": "query.run",
     "contended": "contended.run",
     "sessions": "sessions.run",
+    "reserved": "reserved.run",
+    "rounds": "reaping.rounds",
+    "deaths": "reaping.deaths",
+    "memory": "footprint.memory",
+    "thousand": "footprint.thousand",
 }
 
 
