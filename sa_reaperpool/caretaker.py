@@ -52,6 +52,9 @@ There may be thousands of leases, and as many ends of threads for each of
 which somebody asks.
 """
 
+_STALE = 1.0
+"""Seconds after which idle connections are judged anew."""
+
 _DELIBERATE = ("abandoned", "reclaimed")
 """What somebody may have meant to be so."""
 
@@ -389,50 +392,54 @@ class Caretaker:
 
     def tend(self, now: float, submit: Submit) -> float | None:
         pool = self._pool
-        if self._idle_is_due(now):
-            submit("idle", _bound(self._tend_idle, pool))
+        verdicts = self._verdicts(now)
+        if verdicts:
+            # The task may have to wait, and is not to keep them meanwhile.
+            found = [(weakref.ref(entry), why) for entry, why in verdicts]
+            submit("idle", _bound(self._tend_idle, pool, found, now))
         elif pool.started and self._missing():
             if now < self._refill_at:
                 return self._refill_at
-            submit("idle", _bound(self._tend_idle, pool))
+            submit("idle", _bound(self.refill, pool))
         return None
-
-    def _idle_is_due(self, now: float) -> bool:
-        idle = self._idle()
-        if upkeep.idle_is_due(idle, self._pool.settings, now):
-            return True
-        return any(_seeming_dead(idle))
-
-    def _idle(self) -> list[Entry]:
-        return [
-            entry
-            for entry in self._pool.idle_entries()
-            if entry.dbapi_connection is not None
-        ]
 
     def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
         """What to do with idle connections, those that died included."""
-        idle = self._idle()
-        verdicts = upkeep.judge_idle(idle, self._pool.settings, now)
-        spoken_for = {id(entry) for entry, _ in verdicts}
-        verdicts += [
-            (entry, None)
-            for entry in _seeming_dead(idle)
-            if id(entry) not in spoken_for
-        ]
+        pool = self._pool
+        dead: list[Entry] = []
+        looked_at = _looked_at(pool.idle_entries(), dead)
+        verdicts = upkeep.judge_idle(looked_at, pool.settings, now)
+        if dead:
+            spoken_for = {id(entry) for entry, _ in verdicts}
+            verdicts += [
+                (entry, None) for entry in dead if id(entry) not in spoken_for
+            ]
         return verdicts
 
-    def _tend_idle(self) -> None:
-        pool = self._pool
-        for entry, reason in self._verdicts(monotonic()):
-            # If it is used from here on, it has another turn.
-            turn = pool.queue.turn(entry)
-            settings = pool.settings
-            if upkeep.still_due(entry, reason, settings, monotonic()):
-                self._retire(entry, reason, turn)
-                # after each, so that a borrower finds one open
-                self.refill()
+    def _tend_idle(
+        self,
+        found: list[tuple[weakref.ref[Entry], str | None]],
+        judged_at: float,
+    ) -> None:
+        """Act on what was found, unless that was too long ago."""
+        if monotonic() - judged_at < _STALE:
+            for ref, reason in found:
+                entry = ref()
+                if entry is not None:
+                    self._retire_if_due(entry, reason)
+        else:
+            for entry, reason in self._verdicts(monotonic()):
+                self._retire_if_due(entry, reason)
         self.refill()
+
+    def _retire_if_due(self, entry: Entry, reason: str | None) -> None:
+        pool = self._pool
+        # If it is used from here on, it has another turn.
+        turn = pool.queue.turn(entry)
+        if upkeep.still_due(entry, reason, pool.settings, monotonic()):
+            self._retire(entry, reason, turn)
+            # after each, so that a borrower finds one open
+            self.refill()
 
     def _turns(self) -> dict[Entry, int]:
         """Taken before a decision, to see whether they are the same after."""
@@ -510,12 +517,21 @@ class Caretaker:
             self._failures = 0
 
 
-def _seeming_dead(entries: list[Entry]) -> Iterator[Entry]:
-    """Those whose socket is not quiet."""
+def _looked_at(entries: list[Entry], dead: list[Entry]) -> Iterator[Entry]:
+    """Those of idle entries that are connected, as they are looked at.
+
+    One after the other: thousands are no more in the processor's cache when
+    each is asked for one thing after each other was.
+
+    :param dead: to which are added those whose socket is not quiet.
+
+    """
     quiet = liveness.Look.QUIET
     for entry in entries:
-        probe = entry.probe
-        if probe is not None and probe() is not quiet:
+        if entry.dbapi_connection is not None:
+            probe = entry.probe
+            if probe is not None and probe() is not quiet:
+                dead.append(entry)
             yield entry
 
 

@@ -13,9 +13,7 @@ from __future__ import annotations
 import enum
 from operator import attrgetter
 from typing import Iterable
-from typing import Iterator
 from typing import Protocol
-from typing import Sequence
 from typing import TypeVar
 
 from .options import Settings
@@ -71,7 +69,7 @@ def outlived(entry: Aging, settings: Settings, now: float) -> str | None:
 
 
 def judge_idle(
-    entries: Sequence[E], settings: Settings, now: float
+    entries: Iterable[E], settings: Settings, now: float
 ) -> list[tuple[E, str | None]]:
     """Which idle entries to close, with the reason, and which to ping.
 
@@ -81,18 +79,37 @@ def judge_idle(
      first; None for a reason means that it is to be pinged.
 
     """
-    # There may be thousands, of which few are due: only those are sorted.
-    by_reason: dict[str | None, list[E]] = {"age": [], "idle": [], None: []}
-    for entry, reason in _due(entries, settings, now):
-        by_reason[reason].append(entry)
-    for found in by_reason.values():
+    # all of them floats, for which the interpreter has shorter ways
+    max_age = _float(settings.max_age)
+    idle_timeout = _float(settings.idle_timeout)
+    keepalive = _float(settings.keepalive)
+    aged: list[E] = []
+    unused: list[E] = []
+    quiet: list[E] = []
+    count = 0
+    # There may be thousands, of which few are due: one pass, in which the
+    # rules stand as they are below, but for the cost of calls.
+    for count, entry in enumerate(entries, 1):
+        if entry.outdated or (
+            max_age is not None
+            and now - entry.opened_at >= max_age * (1.0 - entry.spread)
+        ):
+            aged.append(entry)
+        elif idle_timeout is not None and (
+            now - entry.idle_since >= idle_timeout
+        ):
+            unused.append(entry)
+        elif keepalive is not None and (
+            now - entry.traffic_at >= keepalive * (1.0 - entry.spread)
+        ):
+            quiet.append(entry)
+    for found in (aged, unused, quiet):
         found.sort(key=_idle_since)
-    aged, unused, quiet = by_reason.values()
 
+    spare = max(0, count - len(aged) - settings.min_idle)
     verdicts: list[tuple[E, str | None]] = [
         (entry, outlived(entry, settings, now)) for entry in aged
     ]
-    spare = max(0, len(entries) - len(aged) - settings.min_idle)
     verdicts += [(entry, "idle") for entry in unused[:spare]]
     # what has to stay has been idle for longer than what is quiet only
     verdicts += [
@@ -104,60 +121,19 @@ def judge_idle(
     return verdicts
 
 
-def idle_is_due(
-    entries: Sequence[Aging], settings: Settings, now: float
-) -> bool:
-    """Does :func:`.judge_idle` find anything?  Mostly it takes less to tell.
-
-    :param entries: the idle ones.
-
-    """
-    some_to_spare = len(entries) > settings.min_idle
-    for entry, reason in _due(entries, settings, now):
-        # if others are too old, so that none is to spare, those are due
-        if reason != "idle" or some_to_spare:
-            return True
-        if _is_quiet(entry, settings, now):
-            return True
-    return False
-
-
 def still_due(
     entry: Aging, reason: str | None, settings: Settings, now: float
 ) -> bool:
     """Is what :func:`.judge_idle` found of an idle entry true still?"""
-    for _, found in _due([entry], settings, now):
-        return found == "idle" if reason == "idle" else True
-    return reason is None
+    if reason is None:
+        return True
+    if reason == "idle" and settings.idle_timeout is not None:
+        return now - entry.idle_since >= settings.idle_timeout
+    return outlived(entry, settings, now) is not None
 
 
-def _due(
-    entries: Iterable[E], settings: Settings, now: float
-) -> Iterator[tuple[E, str | None]]:
-    """The idle ones that are too old, unused, or quiet for too long.
-
-    :return: each with the first of these, ``age``, ``idle`` or None.
-
-    """
-    max_age = settings.max_age
-    idle_timeout = settings.idle_timeout
-    keepalive = settings.keepalive
-    for entry in entries:
-        # as outlived() and _is_quiet() have it, but for the cost of calls
-        if (
-            entry.outdated
-            or max_age is not None
-            and now - entry.opened_at >= max_age * (1 - entry.spread)
-        ):
-            yield entry, "age"
-        elif idle_timeout is not None and (
-            now - entry.idle_since >= idle_timeout
-        ):
-            yield entry, "idle"
-        elif keepalive is not None and (
-            now - entry.traffic_at >= keepalive * (1 - entry.spread)
-        ):
-            yield entry, None
+def _float(seconds: float | None) -> float | None:
+    return None if seconds is None else float(seconds)
 
 
 def _is_quiet(entry: Aging, settings: Settings, now: float) -> bool:

@@ -8,6 +8,8 @@ the same.
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import pytest
 from hypothesis import given
@@ -26,7 +28,6 @@ from test_upkeep import given_options
 
 from sa_reaperpool import upkeep
 from sa_reaperpool.upkeep import Act
-from sa_reaperpool.upkeep import idle_is_due
 from sa_reaperpool.upkeep import judge_idle
 from sa_reaperpool.upkeep import judge_leases
 from sa_reaperpool.upkeep import outlived
@@ -89,7 +90,6 @@ def judge_plainly(entries, settings, now):
 def test_idle_ones_as_step_by_step(entries, settings):
     expected = judge_plainly(entries, settings, NOW)
     assert judge_idle(entries, settings, NOW) == expected
-    assert idle_is_due(entries, settings, NOW) is bool(expected)
 
 
 @given(entries, idle_settings)
@@ -233,6 +233,35 @@ def test_what_was_used_since_it_was_judged_is_kept(
     work(pool, clock, 10)
     assert closed(pool) == {"idle": 3}
     assert pool.idle_entries() == [first]
+
+
+def test_what_was_judged_long_ago_is_judged_anew(make, clock):
+    """Who is to act may have hung on frozen peers."""
+    pool = make(pool_size=4, idle_timeout=10, min_idle=2)
+    returned(pool, 4)
+    tasks = {}
+    pool.tend(clock() + 10, tasks.__setitem__)
+    handles = [pool.connect() for _ in range(2)]
+    clock.now += 11
+    tasks["idle"]()
+    # two are idle, and so many are wanted
+    assert closed(pool) == {}
+    for handle in handles:
+        handle.close()
+
+
+def test_what_is_to_be_done_keeps_nothing(make, clock):
+    """Lost by an interrupted line meanwhile, its slot is to be free."""
+    pool = make(pool_size=2, max_overflow=0, idle_timeout=10)
+    returned(pool, 2)
+    tasks = {}
+    clock.now += 10
+    pool.tend(clock(), tasks.__setitem__)
+    entry = weakref.ref(pool.queue.get_nowait())
+    gc.collect()
+    assert entry() is None
+    tasks["idle"]()
+    assert closed(pool) == {"failed": 1, "idle": 1}
 
 
 @pytest.mark.parametrize("min_idle", [0, 3])
