@@ -38,33 +38,42 @@ WAITERS = 100
 EVERY = 20.0
 """Seconds between the rounds of a pool, by default."""
 
-CLASSES = {"ReaperPool": ReaperPool, "QueuePool": QueuePool}
+OURS = "ReaperPool"
+STOCK = "QueuePool"
+CLASSES = {OURS: ReaperPool, STOCK: QueuePool}
 ROOT = Path(__file__).parents[1]
 
 
 def memory(settings: Settings) -> list[Row]:
     """Memory for an idle connection, a held one, and a thread that waits."""
-    rounds = settings.rounds(7, 2)
+    rounds = settings.rounds(7, 1)
     found = {
         (kind, name): [_worker(kind, name) for _ in range(rounds)]
         for kind in ("connections", "waiters")
         for name in CLASSES
     }
-    rows = []
+
+    def bytes_of(name: str, kind: str, place: int) -> list[float]:
+        return [each[place] for each in found[kind, name]]
+
+    what = "memory of an idle connection, beyond the driver's"
+    stock = bytes_of(STOCK, "connections", 0)
+    ratios = [
+        ours / other
+        for ours, other in zip(bytes_of(OURS, "connections", 0), stock)
+    ]
+    rows = [
+        row_of(what, OURS, ratios, bar=Bar("at most", 1.5)),
+        row_of(what, STOCK, stock, "bytes"),
+    ]
     for what, kind, place, limit in (
-        ("an idle connection, beyond the driver's", "connections", 0, None),
-        ("a held connection, beyond an idle one", "connections", 1, 1024),
-        ("a thread that waits, beyond the thread", "waiters", 0, 4096),
+        ("the same of a held one, more than that", "connections", 1, 1024),
+        ("the same of a thread that waits, without it", "waiters", 0, 4096),
     ):
-        values = {
-            name: [each[place] for each in found[kind, name]]
-            for name in CLASSES
-        }
-        stock = values["QueuePool"]
-        limit = limit or 1.5 * sorted(stock)[len(stock) // 2]
         for name in CLASSES:
-            bar = Bar("at most", limit) if name == "ReaperPool" else None
-            rows.append(row_of(what, name, values[name], "bytes", bar))
+            bar = Bar("at most", limit) if name == OURS else None
+            values = bytes_of(name, kind, place)
+            rows.append(row_of(what, name, values, "bytes", bar))
     return rows
 
 
@@ -73,11 +82,11 @@ def thousand(settings: Settings) -> list[Row]:
     # rounds as often as that, in a time in which each has one at least
     every = EVERY / 10 if settings.quick else EVERY
     share, threads = _worker("pools", str(every))
-    note = "" if every == EVERY else "a tenth of what 10 times the rounds do"
+    note = "" if every == EVERY else f"by rounds each {every:g} s"
     return [
         Row(
             f"{MANY:,} idle pools",
-            "ReaperPool",
+            OURS,
             share * every / EVERY * 100,
             "% of a core",
             bar=Bar("at most", 1),
@@ -85,7 +94,7 @@ def thousand(settings: Settings) -> list[Row]:
         ),
         Row(
             f"threads for {MANY:,} pools",
-            "ReaperPool",
+            OURS,
             threads,
             "",
             bar=Bar("at most", 1),
@@ -173,7 +182,7 @@ def _in_threads(
     for thread in threads:
         thread.start()
     # nothing tells when the last one is asleep
-    time.sleep(1)
+    time.sleep(0.5)
     used = _used() - before
     let_go()
     for thread in threads:
