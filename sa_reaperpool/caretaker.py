@@ -14,7 +14,6 @@ import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 from typing import Callable
-from typing import Iterator
 
 from . import adapter
 from . import liveness
@@ -406,9 +405,19 @@ class Caretaker:
     def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
         """What to do with idle connections, those that died included."""
         pool = self._pool
-        dead: list[Entry] = []
-        looked_at = _looked_at(pool.idle_entries(), dead)
-        verdicts = upkeep.judge_idle(looked_at, pool.settings, now)
+        idle = [
+            entry
+            for entry in pool.idle_entries()
+            if entry.dbapi_connection is not None
+        ]
+        verdicts = upkeep.judge_idle(idle, pool.settings, now)
+        quiet = liveness.Look.QUIET
+        dead = [
+            entry
+            for entry in idle
+            # read once: who borrows it may open it anew
+            if (probe := entry.probe) is not None and probe() is not quiet
+        ]
         if dead:
             spoken_for = {id(entry) for entry, _ in verdicts}
             verdicts += [
@@ -515,24 +524,6 @@ class Caretaker:
                 reaper.wake(pool)
                 return
             self._failures = 0
-
-
-def _looked_at(entries: list[Entry], dead: list[Entry]) -> Iterator[Entry]:
-    """Those of idle entries that are connected, as they are looked at.
-
-    One after the other: thousands are no more in the processor's cache when
-    each is asked for one thing after each other was.
-
-    :param dead: to which are added those whose socket is not quiet.
-
-    """
-    quiet = liveness.Look.QUIET
-    for entry in entries:
-        if entry.dbapi_connection is not None:
-            probe = entry.probe
-            if probe is not None and probe() is not quiet:
-                dead.append(entry)
-            yield entry
 
 
 def _bound(

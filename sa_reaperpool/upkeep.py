@@ -14,6 +14,7 @@ import enum
 from operator import attrgetter
 from typing import Iterable
 from typing import Protocol
+from typing import Sequence
 from typing import TypeVar
 
 from .options import Settings
@@ -69,7 +70,7 @@ def outlived(entry: Aging, settings: Settings, now: float) -> str | None:
 
 
 def judge_idle(
-    entries: Iterable[E], settings: Settings, now: float
+    entries: Sequence[E], settings: Settings, now: float
 ) -> list[tuple[E, str | None]]:
     """Which idle entries to close, with the reason, and which to ping.
 
@@ -86,10 +87,9 @@ def judge_idle(
     aged: list[E] = []
     unused: list[E] = []
     quiet: list[E] = []
-    count = 0
     # There may be thousands, of which few are due: one pass, in which the
     # rules stand as they are below, but for the cost of calls.
-    for count, entry in enumerate(entries, 1):
+    for entry in entries:
         if entry.outdated or (
             max_age is not None
             and now - entry.opened_at >= max_age * (1.0 - entry.spread)
@@ -106,7 +106,7 @@ def judge_idle(
     for found in (aged, unused, quiet):
         found.sort(key=_idle_since)
 
-    spare = max(0, count - len(aged) - settings.min_idle)
+    spare = max(0, len(entries) - len(aged) - settings.min_idle)
     verdicts: list[tuple[E, str | None]] = [
         (entry, outlived(entry, settings, now)) for entry in aged
     ]
