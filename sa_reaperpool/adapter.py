@@ -119,35 +119,52 @@ class Entry(_ConnectionRecord):
     Times are seconds on the monotonic clock; they are set by the pool.
     """
 
-    opened_at: float = 0.0
+    # slots, since the reaper reads them of thousands of entries in a row
+    __slots__ = (
+        "opened_at",
+        "idle_since",
+        "traffic_at",
+        "spread",
+        "outdated",
+        "lent_at",
+        "connecting_since",
+        "probe",
+        "pool",
+        "process",
+    )
+
+    opened_at: float
     """When the connection was opened."""
 
-    idle_since: float = 0.0
+    idle_since: float
     """When it was returned, or opened if it never was."""
 
-    traffic_at: float = 0.0
+    traffic_at: float
     """When the server was last heard."""
 
-    spread: float = 0.0
+    spread: float
     """The fraction by which its max_age and keepalive are shortened."""
 
-    outdated: str | None = None
+    outdated: str | None
     """Why it is not to be used any longer: ``refreshed``, ``shutdown``, or
     why it was taken back."""
 
-    lent_at: float = 0.0
+    lent_at: float
     """When it was last checked out; 0 once it was returned."""
 
-    connecting_since: float = 0.0
+    connecting_since: float
     """When the connect began that is under way; 0 if none is."""
 
-    probe: liveness.Probe | None = None
+    probe: liveness.Probe | None
     """Looks at its socket."""
 
     def __init__(self, pool: AdaptedQueuePool):
         super().__init__(pool, connect=False)
         # in place of a deque, which has 600 bytes for what is mostly empty
         self.finalize_callback = cast(Any, [])
+        self.opened_at = self.idle_since = self.traffic_at = 0.0
+        self.lent_at = self.connecting_since = self.spread = 0.0
+        self.outdated = self.probe = None
         self.pool = weakref.ref(pool)
         self.process = pool.process
 
