@@ -209,7 +209,7 @@ class ReservingPool(StockedPool):
         timeout: float | None,
         block: weakref.ref[Any] | None,
     ) -> Any:
-        own.reserved = handle = None
+        own.reserved = own.at_hand = handle = None
         try:
             if isinstance(own, PartsOwn):
                 make_room(self, own)
@@ -231,7 +231,7 @@ class ReservingPool(StockedPool):
                 own.reserved = handle
             return handle
         except BaseException:
-            own.reserved = None
+            own.reserved = own.at_hand = None
             give_back(handle)
             raise
 
@@ -270,7 +270,7 @@ class ReservingPool(StockedPool):
         finally:
             # else it was interrupted twice, and is to be found again
             if reserved is None or not usable(reserved):
-                own.reserved = None
+                own.reserved = own.at_hand = None
         return had_one
 
     def active_connection(self) -> bool:
