@@ -15,6 +15,8 @@ import argparse
 import statistics
 import threading
 import time
+from array import array
+from collections.abc import Sequence
 from typing import Any
 from typing import Callable
 from typing import NamedTuple
@@ -32,6 +34,10 @@ class Result(NamedTuple):
     """The least served thread's checkouts by the most served one's."""
     longest: float
     """The longest wait, in seconds."""
+    served: Sequence[int]
+    """Checkouts, by thread."""
+    waits: Sequence[Sequence[float]]
+    """The seconds that each of them took, by thread."""
 
 
 class StubConnection:
@@ -54,36 +60,49 @@ def pool_on(url: str | None, poolclass: type[QueuePool], size: int) -> Any:
 def measure(
     pool: Any, threads: int, hold: float, seconds: float
 ) -> Result:
-    served = [0] * threads
-    longest = [0.0] * threads
+    waits = [array("d") for _ in range(threads)]
     start = threading.Barrier(threads)
+    goes_on = [True]
 
-    def work(number: int) -> None:
-        start.wait()
+    def work(waited: array[float]) -> None:
+        try:
+            start.wait()
+        except threading.BrokenBarrierError:
+            return
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and goes_on:
             asked = time.perf_counter()
             connection = pool.connect()
-            waited = time.perf_counter() - asked
-            if waited > longest[number]:
-                longest[number] = waited
+            waited.append(time.perf_counter() - asked)
             if hold:
                 time.sleep(hold)
             connection.close()
-            served[number] += 1
 
     workers = [
-        threading.Thread(target=work, args=(number,))
-        for number in range(threads)
+        threading.Thread(target=work, args=(waited,)) for waited in waits
     ]
     began = time.perf_counter()
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except BaseException:
+        # Ctrl-C: those who wait are soon served, as nobody comes back
+        goes_on.clear()
+        start.abort()
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
+        raise
     took = time.perf_counter() - began
+    served = [len(waited) for waited in waits]
     return Result(
-        sum(served) / took, min(served) / max(served), max(longest)
+        sum(served) / took,
+        min(served) / max(served),
+        max(max(waited, default=0.0) for waited in waits),
+        served,
+        waits,
     )
 
 

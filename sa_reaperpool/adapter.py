@@ -154,9 +154,9 @@ class Entry(_ConnectionRecord):
     Times are seconds on the monotonic clock; they are set by the pool.
     """
 
+    # slots, since they are read at each checkout, and by the reaper of
+    # thousands of entries in a row
     __slots__ = (
-        "pool",
-        "process",
         "opened_at",
         "idle_since",
         "traffic_at",
@@ -167,6 +167,9 @@ class Entry(_ConnectionRecord):
         "probe",
         "quiet",
         "slot",
+        "pool",
+        "process",
+        "_soft_invalidate_time",
     )
 
     opened_at: float
@@ -203,11 +206,13 @@ class Entry(_ConnectionRecord):
 
     def __init__(self, pool: AdaptedQueuePool):
         super().__init__(pool, connect=False)
+        # in place of a deque, which has 600 bytes for what is mostly empty
+        self.finalize_callback = cast(Any, [])
+        self.opened_at = self.idle_since = self.traffic_at = 0.0
+        self.lent_at = self.connecting_since = self.spread = 0.0
+        self.outdated = self.probe = self.quiet = self.slot = None
         self.pool = weakref.ref(pool)
         self.process = pool.process
-        self.opened_at = self.idle_since = self.traffic_at = 0.0
-        self.spread = self.lent_at = self.connecting_since = 0.0
-        self.outdated = self.probe = self.quiet = self.slot = None
         # SQLAlchemy's own; here so that to look at it is cheap
         self._soft_invalidate_time = 0
 

@@ -45,6 +45,16 @@ _COUNTED = {
 _BARELY_LOST = 0.05
 """Seconds that what seems lost is given, in case its finaliser just runs."""
 
+_LOOK_AGAIN = 1.0
+"""Seconds between looks whether the servers of all leases are there.
+
+There may be thousands of leases, and as many ends of threads for each of
+which somebody asks.
+"""
+
+_STALE = 1.0
+"""Seconds after which idle connections are judged anew."""
+
 _DELIBERATE = ("abandoned", "reclaimed")
 """What somebody may have meant to be so."""
 
@@ -61,6 +71,7 @@ class Caretaker:
         self._failures = 0
         self._refill_at = 0.0
         self._recover_at: float | None = None
+        self._look_at = 0.0
 
     @property
     def _pool(self) -> StockedPool:
@@ -89,7 +100,7 @@ class Caretaker:
         if grace is None:
             return False
         for lease in list(self._pool._leases.values()):
-            if now - lease.used >= grace or lease.reserved:
+            if lease.reserved or now - lease.used >= grace:
                 return True
         return False
 
@@ -101,8 +112,11 @@ class Caretaker:
         look_again = self._tend_lost(now, submit)
         if look_again is not None:
             due = look_again if due is None else min(due, look_again)
+        looks = now >= self._look_at
         for lease, act in verdicts:
-            if act is upkeep.Act.WATCH:
+            if act is upkeep.Act.LOOK and not looks:
+                again = self._look_at
+            elif act is upkeep.Act.WATCH:
                 again = self._watch(lease, now)
             elif self.worth_acting(lease, act):
                 # two for one lease are two things to do
@@ -119,6 +133,8 @@ class Caretaker:
                 lease.quiet_since = 0.0
                 again = self._watch(lease, now)
             else:
+                # looked at, and its server is there
+                self._look_at = now + _LOOK_AGAIN
                 continue
             due = again if due is None else min(due, again)
         exhaustion = pool._exhaustion
@@ -376,34 +392,64 @@ class Caretaker:
 
     def tend(self, now: float, submit: Submit) -> float | None:
         pool = self._pool
-        doomed = self._verdicts(now)
-        if doomed:
-            submit("idle", _bound(self._tend_idle, pool))
+        verdicts = self._verdicts(now)
+        if verdicts:
+            # The task may have to wait, and is not to keep them meanwhile.
+            found = [(weakref.ref(entry), why) for entry, why in verdicts]
+            submit("idle", _bound(self._tend_idle, pool, found, now))
         elif pool.started and self._missing():
             if now < self._refill_at:
                 return self._refill_at
-            submit("idle", _bound(self._tend_idle, pool))
+            submit("idle", _bound(self.refill, pool))
         return None
 
     def _verdicts(self, now: float) -> list[tuple[Entry, str | None]]:
         """What to do with idle connections, those that died included."""
         pool = self._pool
-        idle = [entry for entry in pool.idle_entries() if entry.connected]
+        idle = [
+            entry
+            for entry in pool.idle_entries()
+            if entry.dbapi_connection is not None
+        ]
         verdicts = upkeep.judge_idle(idle, pool.settings, now)
-        spoken_for = {id(entry) for entry, _ in verdicts}
-        for entry in idle:
-            if id(entry) not in spoken_for and entry.probe is not None:
-                if entry.probe() is not liveness.Look.QUIET:
-                    verdicts.append((entry, None))
+        quiet = liveness.Look.QUIET
+        dead = [
+            entry
+            for entry in idle
+            # read once: who borrows it may open it anew
+            if (probe := entry.probe) is not None and probe() is not quiet
+        ]
+        if dead:
+            spoken_for = {id(entry) for entry, _ in verdicts}
+            verdicts += [
+                (entry, None) for entry in dead if id(entry) not in spoken_for
+            ]
         return verdicts
 
-    def _tend_idle(self) -> None:
-        turns = self._turns()
-        for entry, reason in self._verdicts(monotonic()):
-            self._retire(entry, reason, turns.get(entry, -1))
+    def _tend_idle(
+        self,
+        found: list[tuple[weakref.ref[Entry], str | None]],
+        judged_at: float,
+    ) -> None:
+        """Act on what was found, unless that was too long ago."""
+        if monotonic() - judged_at < _STALE:
+            for ref, reason in found:
+                entry = ref()
+                if entry is not None:
+                    self._retire_if_due(entry, reason)
+        else:
+            for entry, reason in self._verdicts(monotonic()):
+                self._retire_if_due(entry, reason)
+        self.refill()
+
+    def _retire_if_due(self, entry: Entry, reason: str | None) -> None:
+        pool = self._pool
+        # If it is used from here on, it has another turn.
+        turn = pool.queue.turn(entry)
+        if upkeep.still_due(entry, reason, pool.settings, monotonic()):
+            self._retire(entry, reason, turn)
             # after each, so that a borrower finds one open
             self.refill()
-        self.refill()
 
     def _turns(self) -> dict[Entry, int]:
         """Taken before a decision, to see whether they are the same after."""
@@ -444,8 +490,16 @@ class Caretaker:
 
     # opening
 
-    def _missing(self) -> int:
-        return self._pool.missing_idle()
+    def _missing(self) -> bool:
+        wanted = self._pool.settings.min_idle
+        if not wanted:
+            return False
+        # there may be thousands more than are wanted
+        for entry in self._pool.idle_entries():
+            wanted -= entry.dbapi_connection is not None
+            if wanted <= 0:
+                return False
+        return self._pool.missing_idle() > 0
 
     def refill(self) -> None:
         """Open what is missing of min_idle; after a failure, wait longer."""

@@ -47,6 +47,9 @@ class Own:
     reserved: Any = None
     """What ``connection()`` returned, while it lasts."""
 
+    at_hand: Any = None
+    """Where to look whether that can be used just so (using.py)."""
+
     connections: dict[Any, Any] | None = None
     """What ``with_connection(engine)`` gave, by engine."""
 

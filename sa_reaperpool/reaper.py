@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import queue
 import threading
 import weakref
@@ -240,31 +241,34 @@ class Reaper:
             return
         self._crew.staff()
         now = monotonic()
-        for ref, at in self._rounds.copy().items():
-            try:
-                self._visit(ref, at, now, somebody_ended)
-            except Exception:
-                # its own failure, and not that of the next one
-                log.error("Exception in the reaper", exc_info=True)
+        # There may be thousands of pools: who has nothing to do now is not
+        # visited.  One that is gone, or has no rounds any more, tells so.
+        rounds = {ref for ref, at in self._rounds.items() if at <= now}
+        for ref in rounds:
+            self._visit(ref, now, self._round)
+        if somebody_ended:
+            for ref in self._rounds.keys() - rounds:
+                self._visit(ref, now, self._check_if_leased)
+        else:
+            checks = self._lease_checks.items()
+            for ref in [ref for ref, at in checks if at <= now]:
+                self._visit(ref, now, self._check_leases)
 
     def _visit(
         self,
-        ref: weakref.ref[Tended],
-        at: float,
+        ref: weakref.ref[Any],
         now: float,
-        somebody_ended: bool,
+        see_to: Callable[[weakref.ref[Any], Tended, float], None],
     ) -> None:
-        pool = ref()
-        if pool is None or pool.frequency is None:
-            self._drop(ref)
-        elif at <= now:
-            self._round(ref, pool, now)
-        elif (
-            somebody_ended
-            and pool.has_leases
-            or self._lease_checks.get(ref, at) <= now
-        ):
-            self._check_leases(ref, pool, now)
+        try:
+            pool = ref()
+            if pool is None or pool.frequency is None:
+                self._drop(ref)
+            else:
+                see_to(ref, pool, now)
+        except Exception:
+            # its own failure, and not that of the next one
+            log.error("Exception in the reaper", exc_info=True)
 
     def _read_mail(
         self, mailbox: queue.SimpleQueue[Any], seconds: float
@@ -302,11 +306,20 @@ class Reaper:
         self._lease_checks.pop(ref, None)
 
     def _round(self, ref: weakref.ref[Any], pool: Tended, now: float) -> None:
-        self._rounds[ref] = now + (pool.frequency or 3600)
+        frequency = pool.frequency or 3600
+        self._rounds[ref] = _together(
+            now + frequency, max(frequency / 100, 0.001)
+        )
         self._check_leases(ref, pool, now)
         again = pool.tend(now, self.submit_for(pool))
         if again is not None:
             self._rounds[ref] = min(self._rounds[ref], max(again, now))
+
+    def _check_if_leased(
+        self, ref: weakref.ref[Any], pool: Tended, now: float
+    ) -> None:
+        if pool.has_leases or self._lease_checks.get(ref, math.inf) <= now:
+            self._check_leases(ref, pool, now)
 
     def _check_leases(
         self, ref: weakref.ref[Any], pool: Tended, now: float
@@ -315,6 +328,14 @@ class Reaper:
         due = pool.tend_leases(now, self.submit_for(pool))
         if due is not None:
             self._lease_checks[ref] = due
+
+
+def _together(at: float, step: float) -> float:
+    """The next moment, a step at most after this, at which others are due.
+
+    So that the thread wakes up for many pools at once.
+    """
+    return math.ceil(at / step) * step
 
 
 def _reference(pool: Any, *callback: Any) -> weakref.ref[Any]:

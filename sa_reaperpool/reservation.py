@@ -35,10 +35,12 @@ from .errors import NotCheckedOut
 from .errors import ProvisionalCommitLost
 from .joins import Reservation
 from .lease import Lease
+from .level import Level
 from .request import REQUEST
 from .request import make_room
 from .stock import StockedPool
-from .using import Blocks
+from .using import Again
+from .using import AtHand
 from .using import Using
 from .using import all_left_behind
 from .using import give_back
@@ -54,6 +56,7 @@ class _Mine(threading.local):
 
 
 _mine = _Mine()
+_request = REQUEST.get
 
 
 class ReservingPool(StockedPool):
@@ -134,7 +137,33 @@ class ReservingPool(StockedPool):
         :raises CheckoutTimeout: none came free within the time limit.
 
         """
-        return self.connection_for(None, timeout)
+        handle = self.at_hand()
+        return self.connection_for(None, timeout) if handle is None else handle
+
+    def at_hand(self) -> Any:
+        """What this thread has reserved, if it can be used just so.
+
+        That is, if it is not another one's join, or taken back, or left
+        behind, and if nobody has begun anything on it since.
+
+        :return: None also where it takes more than a few looks to tell, as
+         in a request.
+
+        """
+        if _request() is not None:
+            return None
+        found = self._checkouts.at_hand
+        if found is None or found.ref not in self._leases:
+            return None
+        block = found.block
+        if block is not None and block() is None:
+            return None
+        level = found.level.active
+        reservation = level.reservation
+        begun = reservation.begun
+        if begun and begun[-1] is not level or reservation.pending:
+            return None
+        return found.ref()
 
     def connection_for(
         self, block: weakref.ref[Any] | None, timeout: float | None
@@ -155,7 +184,7 @@ class ReservingPool(StockedPool):
         timeout: float | None,
         block: weakref.ref[Any] | None,
     ) -> Any:
-        own.reserved = handle = None
+        own.reserved = own.at_hand = handle = None
         try:
             if isinstance(own, PartsOwn):
                 make_room(self, own)
@@ -171,12 +200,13 @@ class ReservingPool(StockedPool):
                 _mine.pools.add(self)
                 # one line, so that whoever has it can be found
                 own.reserved = handle.lease.anchor = handle
+                own.at_hand = AtHand(handle, block)
             else:
                 _mine.pools.add(self)
                 own.reserved = handle
             return handle
         except BaseException:
-            own.reserved = None
+            own.reserved = own.at_hand = None
             give_back(handle)
             raise
 
@@ -190,7 +220,12 @@ class ReservingPool(StockedPool):
         :param timeout: seconds, as for :meth:`.connection`.
 
         """
-        return Using(self, timeout)
+        using = Using()
+        using.source = self
+        using.limit = timeout
+        using.entered = False
+        using.made = using.inside = using.inner = None
+        return using
 
     def release_connection(self) -> bool:
         """Give the thread's reserved connection back.
@@ -210,7 +245,7 @@ class ReservingPool(StockedPool):
         finally:
             # else it was interrupted twice, and is to be found again
             if reserved is None or not usable(reserved):
-                own.reserved = None
+                own.reserved = own.at_hand = None
         return had_one
 
     def active_connection(self) -> bool:
@@ -302,7 +337,60 @@ class ReservingPool(StockedPool):
             raise told[0]
 
 
-class with_connection:
+class Given:
+    """What a block of ``with_connection(engine)`` gave.
+
+    :param connection: the Connection.
+
+    :param block: for which it was made.
+
+    :param level: its join's; None if it is none, and of no use.
+
+    """
+
+    __slots__ = ("connection", "_block", "_level")
+
+    def __init__(
+        self,
+        connection: Connection,
+        block: weakref.ref[Any],
+        level: Level | None,
+    ):
+        self.connection = connection
+        self._block = block
+        self._level = level
+
+    def at_hand(self) -> bool:
+        """Can it be used just so?
+
+        No means that it takes more to tell, as in
+        :meth:`.ReservingPool.at_hand`.  A Connection that was closed has
+        ended its level, unless the base ended before.
+        """
+        level = self._level
+        if level is None or level.ended:
+            return False
+        whose = level.reservation
+        begun = whose.begun
+        return (
+            not (begun and begun[-1] is not level)
+            and not whose.pending
+            and self._block() is not None
+            and whose.lease is not None
+        )
+
+    def lasts(self) -> bool:
+        """Is it what the block around this one has, if there is one?"""
+        connection = self.connection
+        if connection.closed:
+            return False
+        if not connection.invalidated and left_behind(connection.connection):
+            connection.close()
+            return False
+        return True
+
+
+class with_connection(Again):
     """The thread's reserved connection of an engine's pool, for a block.
 
     Gives an :class:`sqlalchemy.Connection`.  Nested blocks get the same
@@ -320,6 +408,21 @@ class with_connection:
 
     """
 
+    __slots__ = (
+        "_engine",
+        "_source",
+        "_mine",
+        "_outer",
+        "_made",
+        "__weakref__",
+    )
+
+    _mine: Given | None
+    """What it has made."""
+
+    _outer: Given | None
+    """What is found again after that."""
+
     def __init__(self, engine: Engine):
         pool = getattr(engine, "pool", None)
         if not isinstance(pool, ReservingPool):
@@ -329,50 +432,55 @@ class with_connection:
             )
         self._engine = engine
         self._source = pool
-        self._mine: Connection | None = None
-        self._outer: Connection | None = None
-        self._made: Any = None
-        self._inner: Blocks | None = None
+        self.entered = False
+        self._mine = self._outer = self._made = self.inner = None
 
     def __enter__(self) -> Connection:
-        if self._inner is not None and self._inner.entered:
-            inner = with_connection(self._engine)
-            return self._inner.enter(inner)  # type: ignore[no-any-return]
-        self._made = None
-        connection = self._enter()
-        if self._inner is None:
-            self._inner = Blocks()
-        self._inner.entered = True
-        return connection
+        if not self.entered:
+            self.entered = True
+            try:
+                return self._enter()
+            except BaseException:
+                # nobody will leave what was not entered
+                self.entered = False
+                raise
+        again = with_connection(self._engine)
+        return self._enter_again(again)  # type: ignore[no-any-return]
 
     def _enter(self) -> Connection:
         own = self._source.own()
-        known = own.connections
+        known: dict[Engine, Given] | None = own.connections
         if known is None:
             known = own.connections = {}
-        connection = _known_one(known, self._engine)
-        if connection is not None and not _inside_of_others(connection):
-            return connection
-        self._outer = connection
+        given = known.get(self._engine)
+        if given is not None:
+            if given.at_hand():
+                return given.connection
+            if not given.lasts():
+                given = None
+            elif not _inside_of_others(given.connection):
+                return given.connection
+        self._outer = given
         self._mine = mine = self._connect()
         known[self._engine] = mine
-        return mine
+        return mine.connection
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> Given:
         """A new one, on what the thread has reserved."""
         before = self._source.own().reserved
-        handle = self._source.connection_for(weakref.ref(self), None)
+        block = weakref.ref(self)
+        handle = self._source.connection_for(block, None)
         if handle is not before:
             self._made = handle
         base = handle.base if isinstance(handle, Join) else handle
         if usable(base):
             # of its own, so that what it thinks it has begun is its own too
             handle = Join(base, stands_in=base is self._made)
-            handle.__dict__["block"] = weakref.ref(self)
+            handle.__dict__["block"] = block
             connection = Connection(self._engine, handle)
             handle.level.user = weakref.ref(connection)
-            return connection
-        return Connection(self._engine, handle)
+            return Given(connection, block, handle.level)
+        return Given(Connection(self._engine, handle), block, None)
 
     def __exit__(
         self,
@@ -380,29 +488,31 @@ class with_connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        inner = None if self._inner is None else self._inner.leave()
-        if inner is not None:
-            inner.__exit__(kind, error, trace)
-            return
-        if self._inner is not None:
-            self._inner.entered = False
-        mine = self._mine
-        if mine is None:
-            return
+        if self.inner is not None:
+            inner = self.inner.leave()
+            if inner is not None:
+                inner.__exit__(kind, error, trace)
+                return
+        if self._mine is not None:
+            self._leave(self._mine)
+        self.entered = False
+
+    def _leave(self, mine: Given) -> None:
         own = self._source.own()
         known = own.connections or {}
-        if known.get(self._engine) is self._mine:
+        if known.get(self._engine) is mine:
             if self._outer is None:
                 del known[self._engine]
             else:
                 known[self._engine] = self._outer
-        self._mine = None
-        mine.close()
-        if self._made is not None and own.reserved is self._made:
+        made, self._made = self._made, None
+        self._mine = self._outer = None
+        mine.connection.close()
+        if made is not None and own.reserved is made:
             self._source.release_connection()
         else:
             # the block is left in another thread
-            give_back(self._made)
+            give_back(made)
 
 
 def release_connections() -> int:
@@ -429,17 +539,6 @@ def _release_all(pools: list[ReservingPool]) -> Iterator[bool]:
             # the failure of one is not to keep the others
             deque(_release_all(pools[number:]), maxlen=0)
             raise
-
-
-def _known_one(known: dict[Any, Connection], key: Any) -> Connection | None:
-    """What the block around this one gave, if there is one."""
-    connection = known.get(key)
-    if connection is None or connection.closed:
-        return None
-    if not connection.invalidated and left_behind(connection.connection):
-        connection.close()
-        return None
-    return connection
 
 
 def _inside_of_others(connection: Connection) -> bool:
@@ -469,5 +568,5 @@ def _untold(handle: Any) -> bool:
 
 def _close_all(own: Own) -> None:
     connections, own.connections = own.connections, None
-    for connection in (connections or {}).values():
-        connection.close()
+    for given in (connections or {}).values():
+        given.connection.close()

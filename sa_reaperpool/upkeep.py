@@ -11,8 +11,8 @@ All times are seconds on the monotonic clock.
 from __future__ import annotations
 
 import enum
+from operator import attrgetter
 from typing import Iterable
-from typing import Iterator
 from typing import Protocol
 from typing import Sequence
 from typing import TypeVar
@@ -44,6 +44,8 @@ class Leased(Protocol):
 
     def abandoned(self) -> bool: ...
 
+
+_idle_since = attrgetter("idle_since")
 
 E = TypeVar("E", bound=Aging)
 L = TypeVar("L", bound=Leased)
@@ -78,29 +80,67 @@ def judge_idle(
      first; None for a reason means that it is to be pinged.
 
     """
-    verdicts: list[tuple[E, str | None]] = []
-    kept = []
-    for entry in sorted(entries, key=lambda entry: entry.idle_since):
-        reason = outlived(entry, settings, now)
-        if reason:
-            verdicts.append((entry, reason))
-        else:
-            kept.append(entry)
+    # all of them floats, for which the interpreter has shorter ways
+    max_age = _float(settings.max_age)
+    idle_timeout = _float(settings.idle_timeout)
+    keepalive = _float(settings.keepalive)
+    aged: list[E] = []
+    unused: list[E] = []
+    quiet: list[E] = []
+    # There may be thousands, of which few are due: one pass, in which the
+    # rules stand as they are below, but for the cost of calls.
+    for entry in entries:
+        if entry.outdated or (
+            max_age is not None
+            and now - entry.opened_at >= max_age * (1.0 - entry.spread)
+        ):
+            aged.append(entry)
+        elif idle_timeout is not None and (
+            now - entry.idle_since >= idle_timeout
+        ):
+            unused.append(entry)
+        elif keepalive is not None and (
+            now - entry.traffic_at >= keepalive * (1.0 - entry.spread)
+        ):
+            quiet.append(entry)
+    for found in (aged, unused, quiet):
+        found.sort(key=_idle_since)
 
-    if settings.idle_timeout is not None:
-        spare = max(0, len(kept) - settings.min_idle)
-        for entry in kept[:spare]:
-            if now - entry.idle_since < settings.idle_timeout:
-                break
-            verdicts.append((entry, "idle"))
-        kept = kept[sum(reason == "idle" for _, reason in verdicts) :]
-
-    if settings.keepalive is not None:
-        for entry in kept:
-            patience = settings.keepalive * (1 - entry.spread)
-            if now - entry.traffic_at >= patience:
-                verdicts.append((entry, None))
+    spare = max(0, len(entries) - len(aged) - settings.min_idle)
+    verdicts: list[tuple[E, str | None]] = [
+        (entry, outlived(entry, settings, now)) for entry in aged
+    ]
+    verdicts += [(entry, "idle") for entry in unused[:spare]]
+    # what has to stay has been idle for longer than what is quiet only
+    verdicts += [
+        (entry, None)
+        for entry in unused[spare:]
+        if _is_quiet(entry, settings, now)
+    ]
+    verdicts += [(entry, None) for entry in quiet]
     return verdicts
+
+
+def still_due(
+    entry: Aging, reason: str | None, settings: Settings, now: float
+) -> bool:
+    """Is what :func:`.judge_idle` found of an idle entry true still?"""
+    if reason is None:
+        return True
+    if reason == "idle" and settings.idle_timeout is not None:
+        return now - entry.idle_since >= settings.idle_timeout
+    return outlived(entry, settings, now) is not None
+
+
+def _float(seconds: float | None) -> float | None:
+    return None if seconds is None else float(seconds)
+
+
+def _is_quiet(entry: Aging, settings: Settings, now: float) -> bool:
+    if settings.keepalive is None:
+        return False
+    patience = settings.keepalive * (1 - entry.spread)
+    return now - entry.traffic_at >= patience
 
 
 def missing(
@@ -126,51 +166,51 @@ def judge_leases(
 
     """
     verdicts: list[tuple[L, Act]] = []
+    grace = settings.dead_connection_timeout
+    leak = settings.leak_timeout
+    patience = settings.reclaim_timeout
     # of leases that begin meanwhile nobody is told
-    later = [
-        now + seconds
-        for seconds in (settings.leak_timeout, _first_look(settings))
-        if seconds is not None
-    ]
+    first_look = None if patience is None else patience / 4
+    later = [now + each for each in (leak, first_look) if each is not None]
     for lease in leases:
         if lease.kept:
             continue
         reaped = False
-        for act, due in _acts(lease, settings):
+        if grace is None:
+            pass
+        elif lease.abandoned():
+            # a reservation is not handed on
+            due = lease.used + (0.0 if lease.reserved else grace)
+            reaped = due <= now
+            if reaped:
+                verdicts.append((lease, Act.REAP))
+            else:
+                later.append(due)
+        elif lease.used + grace <= now:
+            verdicts.append((lease, Act.LOOK))
+        if leak is not None and not lease.leak_reported:
+            due = lease.taken + leak
+            if due <= now:
+                verdicts.append((lease, Act.REPORT))
+            else:
+                later.append(due)
+        if patience is not None:
+            act, due = _next_of_reclaim(lease, patience)
             if due > now:
-                if act is not Act.LOOK:
-                    later.append(due)
-            elif not (reaped and act in (Act.WATCH, Act.RECLAIM)):
+                later.append(due)
+            elif not reaped:
                 verdicts.append((lease, act))
-                reaped = reaped or act is Act.REAP
     return verdicts, min(later, default=None)
 
 
-def _first_look(settings: Settings) -> float | None:
-    """Seconds after its last use when a lease is looked at first."""
-    timeout = settings.reclaim_timeout
-    return None if timeout is None else timeout / 4
-
-
-def _acts(lease: Leased, settings: Settings) -> Iterator[tuple[Act, float]]:
-    """What is to be done about a lease as it is, and when."""
-    grace = settings.dead_connection_timeout
-    if grace is not None:
-        if lease.abandoned():
-            # a reservation is not handed on
-            yield Act.REAP, lease.used + (0.0 if lease.reserved else grace)
-        else:
-            yield Act.LOOK, lease.used + grace
-    if settings.leak_timeout is not None and not lease.leak_reported:
-        yield Act.REPORT, lease.taken + settings.leak_timeout
-    first_look = _first_look(settings)
-    if settings.reclaim_timeout is not None and first_look is not None:
-        if lease.quiet_since <= lease.used:
-            # The end of its last command was not seen.  From this look on
-            # there is none that could end, without a use.
-            yield Act.WATCH, lease.used + first_look
-        else:
-            yield Act.RECLAIM, lease.quiet_since + settings.reclaim_timeout
+def _next_of_reclaim(lease: Leased, patience: float) -> tuple[Act, float]:
+    """What is to be done about a lease that is not used, and when."""
+    used, quiet_since = lease.used, lease.quiet_since
+    if quiet_since <= used:
+        # The end of its last command was not seen.  From this look on
+        # there is none that could end, without a use.
+        return Act.WATCH, used + patience / 4
+    return Act.RECLAIM, quiet_since + patience
 
 
 def backoff(failures: int, random: float) -> float:

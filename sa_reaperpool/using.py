@@ -58,17 +58,37 @@ def all_left_behind(leases: dict[Any, Lease]) -> list[Any]:
     return found
 
 
+class AtHand:
+    """What a thread has reserved, where a few looks tell whether it lasts.
+
+    Nothing of this keeps the handle or its connection; it is of no use, and
+    harmless, once the lease has ended.
+
+    :param handle: what was reserved.
+
+    :param block: for which it was, if for one.
+
+    """
+
+    __slots__ = ("ref", "block", "level")
+
+    def __init__(self, handle: Handle, block: weakref.ref[Any] | None):
+        level = handle.lease.level
+        assert level is not None, "it is reserved"
+        self.ref = handle.lease.handle
+        self.block = block
+        self.level = level.home
+
+
 class Blocks:
     """The blocks of one context manager that is entered while it is in use.
 
     By its own thread, within its block, or by another one.
     """
 
-    __slots__ = ("entered", "_within")
+    __slots__ = ("_within",)
 
     def __init__(self) -> None:
-        self.entered = True
-        """Is the first one entered?"""
         self._within: list[tuple[Any, Any]] = []
 
     def enter(self, inner: Any) -> Any:
@@ -87,48 +107,79 @@ class Blocks:
         return None
 
 
-class Using:
-    """A block that uses the thread's reserved connection."""
+class Again:
+    """What can be entered while it is in use.
 
-    __slots__ = (
-        "_source",
-        "_limit",
-        "_made",
-        "_level",
-        "_outer",
-        "_inner",
-        "__weakref__",
-    )
+    If its first entry is interrupted on the last lines, nobody will leave
+    that, and it seems to be in use for ever.  That is harmless: each entry
+    is then one of the inner ones.
+    """
 
-    def __init__(self, pool: ReservingPool, timeout: float | None):
-        self._source = pool
-        self._limit = timeout
-        self._made: Any = None
-        self._level: Level | None = None
-        self._inner: Blocks | None = None
+    __slots__ = ("entered", "inner")
+
+    entered: bool
+    """Is the first block entered?  It is looked at and set in lines between
+    which no other thread comes: there is no call, nor a jump, from the one
+    to the other."""
+
+    inner: Blocks | None
+    """The others, if there ever was one."""
+
+    def _enter_again(self, block: Any) -> Any:
+        if self.inner is None:
+            blocks = Blocks()
+            if self.inner is None:
+                self.inner = blocks
+        return self.inner.enter(block)
+
+
+class Using(Again):
+    """A block that uses the thread's reserved connection.
+
+    Most are blocks within the block that reserved it, and nothing is to be
+    done at their end: those cost a few looks, and no object but this one.
+    It is made by :meth:`.ReservingPool.with_connection`, which sets its
+    fields itself, since a call of ``__init__()`` costs as much as the looks.
+    """
+
+    __slots__ = ("source", "limit", "made", "inside", "__weakref__")
+
+    source: ReservingPool
+
+    limit: float | None
+    """Seconds that a checkout may take."""
+
+    made: Any
+    """What was reserved for the block."""
+
+    inside: tuple[Level, Level] | None
+    """Of the handle, in which it works outside and in which inside of the
+    block, where that is inside of others' work."""
 
     def __enter__(self) -> Any:
-        if self._inner is None:
-            self._inner = Blocks()
-        elif self._inner.entered:
-            return self._inner.enter(Using(self._source, self._limit))
-        self._inner.entered = True
-        self._made = self._level = None
-        before = self._source.own().reserved
+        if not self.entered:
+            self.entered = True
+            handle = self.source.at_hand()
+            return self._enter() if handle is None else handle
+        return self._enter_again(self.source.with_connection(self.limit))
+
+    def _enter(self) -> Any:
+        before = self.source.own().reserved
         try:
-            handle = self._source.connection_for(
-                weakref.ref(self), self._limit
+            handle = self.source.connection_for(
+                weakref.ref(self), self.limit
             )
             if handle is not before:
-                self._made = handle
+                self.made = handle
             elif usable(handle):
                 self._go_inside(handle)
             return handle
         except BaseException:
             # nobody will leave what was not entered
-            self._inner.entered = False
-            if self._source.own().reserved is not before:
-                self._source.release_connection()
+            self._go_outside()
+            self.made, self.entered = None, False
+            if self.source.own().reserved is not before:
+                self.source.release_connection()
             raise
 
     def _go_inside(self, handle: Any) -> None:
@@ -137,8 +188,7 @@ class Using:
         outer = (first or handle.lease.level).home.active
         inner = outer.reservation.join_again(outer)
         if inner is not None:
-            self._outer = outer
-            self._level = inner
+            self.inside = outer, inner
             outer.go_inside(inner)
 
     def __exit__(
@@ -147,31 +197,38 @@ class Using:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        inner = None if self._inner is None else self._inner.leave()
-        if inner is not None:
-            inner.__exit__(kind, error, trace)
-            return
-        if self._inner is not None:
-            self._inner.entered = False
+        if self.inner is not None:
+            inner = self.inner.leave()
+            if inner is not None:
+                inner.__exit__(kind, error, trace)
+                return
+        if self.made is not None or self.inside is not None:
+            self._leave()
+        self.entered = False
+
+    def _leave(self) -> None:
         try:
-            if self._level is not None:
-                self._go_outside()
-            if self._made is not None:
+            self._go_outside()
+            if self.made is not None:
                 self._release()
         except BaseException:
             # however it was interrupted; what was done has no effect again
             self._release()
             raise
+        finally:
+            self.made, self.entered = None, False
 
     def _go_outside(self) -> None:
-        level: Any = self._level
-        self._outer.go_outside(level)
-        level.end()
+        if self.inside is not None:
+            outer, inner = self.inside
+            outer.go_outside(inner)
+            inner.end()
+            self.inside = None
 
     def _release(self) -> None:
-        made = self._made
-        if made is not None and made is self._source.own().reserved:
-            self._source.release_connection()
+        made = self.made
+        if made is not None and made is self.source.own().reserved:
+            self.source.release_connection()
         else:
             # a generator's block may be left in another thread
             give_back(made)

@@ -350,6 +350,7 @@ def test_an_entry_adds_names_and_hides_none():
         "__slots__",
         "__module__",
         "__annotations__",
+        "__slots__",
         "__static_attributes__",
         "__firstlineno__",
     }

@@ -207,6 +207,28 @@ def test_a_holder_whose_server_is_there(make, clock, look):
     assert closed(pool) == {}
 
 
+def test_looks_are_not_taken_more_often_than_is_of_use(make, clock):
+    """Each end of a thread asks, and there may be thousands of leases."""
+    pool = make(dead_connection_timeout=5)
+    handle = pool.connect()
+    entry = handle._connection_record
+    looks = []
+    entry.probe = lambda: looks.append(1) or Look.QUIET
+    due, _ = work(pool, clock, 5)
+    assert (len(looks), due) == (1, None)
+    # what asks within a second has its look at the end of it
+    for _ in range(8):
+        due, _ = work(pool, clock, 0.0625)
+        assert (len(looks), due) == (1, 1006.0)
+    work(pool, clock, 0.5)
+    assert len(looks) == 2
+    entry.probe = lambda: Look.CLOSED
+    due, _ = work(pool, clock, 0.5)
+    assert closed(pool) == {}
+    work(pool, clock, due - clock.now)
+    assert closed(pool) == {"dead": 1}
+
+
 def test_a_leak_is_reported_once(make, clock, caplog):
     pool = make(leak_timeout=10)
     handle = pool.connect()

@@ -9,6 +9,8 @@ import weakref
 from time import monotonic
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from stub import PATIENCE
 from stub import Gate
 from stub import Task
@@ -18,6 +20,7 @@ from stub import until
 
 from sa_reaperpool import holder
 from sa_reaperpool.reaper import Reaper
+from sa_reaperpool.reaper import _together
 
 
 class Pool:
@@ -223,6 +226,52 @@ def test_the_end_of_a_holder_wakes_it(reaper, monkeypatch):
     for pool in pools:
         assert pool.has_check()
         assert not pool.rounds.acquire(blocking=False)
+
+
+class Asked(Pool):
+    """One that notes when it is asked for anything at all."""
+
+    def __getattribute__(self, name):
+        if name == "frequency":
+            asked.append(self)
+        return super().__getattribute__(name)
+
+
+asked = []
+
+
+def test_who_has_nothing_to_do_is_not_asked(reaper):
+    """There may be thousands of pools."""
+    idle = [Asked() for _ in range(5)]
+    pool = Pool()
+    settled(reaper, pool, *idle)
+    asked.clear()
+    for _ in range(3):
+        reaper.wake(pool)
+        assert pool.has_round()
+        assert pool.has_check()
+    assert asked == []
+
+
+@given(
+    st.lists(st.floats(0, 1e9), min_size=1),
+    st.sampled_from([0.001, 0.01, 0.2, 3]),
+)
+def test_rounds_of_many_come_together(times, step):
+    """None early, none more than a step late, and all of a step at once."""
+    moments = {_together(at, step) for at in times}
+    for at in times:
+        assert -1e-6 < _together(at, step) - at <= step + 1e-6
+    assert len(moments) <= (max(times) - min(times)) / step + 2
+
+
+@pytest.mark.parametrize("frequency", [1e-320, 1e-12])
+def test_rounds_that_come_all_the_time(reaper, caplog, frequency):
+    pool = Pool(frequency)
+    settled(reaper, pool)
+    assert pool.has_round() and pool.has_round()
+    reaper.stop()
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("frequency", [1e10, 1e300, 10**300])

@@ -1,0 +1,161 @@
+"""64 threads of ORM sessions on 8 PostgreSQL connections.
+
+Each transaction inserts a row, selects it and commits; the wait is that of
+the session's first need of a connection.  The pools take turns, with new
+engines each round; ratios are to QueuePool in the same round.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from array import array
+from typing import Any
+from typing import NamedTuple
+
+from sqlalchemy import Engine
+from sqlalchemy import create_engine
+from sqlalchemy import select
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import Session
+from sqlalchemy.orm import mapped_column
+from sqlalchemy.pool import QueuePool
+
+from sa_reaperpool import ReaperPool
+
+from .peers import OURS
+from .peers import STOCK
+from .rows import Bar
+from .rows import Row
+from .rows import quantile
+from .rows import row_of
+from .settings import Settings
+
+THREADS, SIZE = 64, 8
+HIGH = 0.999
+
+POOLS: dict[str, Any] = {STOCK: QueuePool, OURS: ReaperPool}
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thing(Base):
+    __tablename__ = "reaperpool_bench_things"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+
+
+class Result(NamedTuple):
+    per_second: float
+    wait: float
+    """The p99.9 of all transactions', in seconds."""
+
+
+def run(settings: Settings) -> list[Row]:
+    url = settings.url
+    seconds = 5.0 if not settings.quick else 1.5
+    results: dict[str, list[Result]] = {name: [] for name in POOLS}
+    names = list(POOLS)
+    shuffle = random.Random(THREADS).shuffle
+    rounds = settings.rounds(5, 1)
+    for number in range(rounds):
+        settings.say(f"  round {number + 1} of {rounds}")
+        shuffle(names)
+        for name in names:
+            results[name].append(_round(url, POOLS[name], seconds))
+    return _rows(results[OURS], results[STOCK])
+
+
+def _rows(ours: list[Result], stock: list[Result]) -> list[Row]:
+    scene = f"{THREADS} threads of ORM sessions on {SIZE}"
+    transactions = f"{scene}: transactions"
+    waits = f"{scene}: p99.9 wait"
+    millis = [each.wait * 1000 for each in ours]
+    note = f"{quantile(sorted(millis), 0.5):.0f} ms"
+    return [
+        row_of(
+            transactions,
+            OURS,
+            [a.per_second / b.per_second for a, b in zip(ours, stock)],
+            bar=Bar("at least", 1),
+        ),
+        row_of(transactions, STOCK, [each.per_second for each in stock], "/s"),
+        row_of(
+            waits,
+            OURS,
+            [a.wait / b.wait for a, b in zip(ours, stock)],
+            bar=Bar("at most", 1 / 20),
+            note=note,
+        ),
+        row_of(waits, STOCK, [each.wait * 1000 for each in stock], "ms"),
+    ]
+
+
+def _round(url: str, poolclass: type[QueuePool], seconds: float) -> Result:
+    engine = create_engine(
+        url,
+        poolclass=poolclass,
+        pool_size=SIZE,
+        max_overflow=0,
+        # a thread that QueuePool never serves is to be counted, not raised
+        pool_timeout=seconds + 60,
+    )
+    try:
+        Base.metadata.drop_all(engine)
+        Base.metadata.create_all(engine)
+        connections = [engine.connect() for _ in range(SIZE)]
+        for connection in connections:
+            connection.close()
+        return _measure(engine, seconds)
+    finally:
+        Base.metadata.drop_all(engine)
+        engine.dispose()
+
+
+def _measure(engine: Engine, seconds: float) -> Result:
+    waits = [array("d") for _ in range(THREADS)]
+    start = threading.Barrier(THREADS)
+    goes_on = [True]
+
+    def work(number: int) -> None:
+        try:
+            start.wait()
+        except threading.BrokenBarrierError:
+            return
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and goes_on:
+            with Session(engine) as session:
+                asked = time.perf_counter()
+                session.connection()
+                waits[number].append(time.perf_counter() - asked)
+                thing = Thing(name=f"of thread {number}")
+                session.add(thing)
+                session.flush()
+                session.scalars(select(Thing).filter_by(id=thing.id)).one()
+                session.commit()
+
+    workers = [
+        threading.Thread(target=work, args=(number,))
+        for number in range(THREADS)
+    ]
+    began = time.perf_counter()
+    try:
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    except BaseException:
+        # Ctrl-C: those who wait are soon served, as nobody comes back
+        goes_on.clear()
+        start.abort()
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join()
+        raise
+    took = time.perf_counter() - began
+    together = sorted(wait for some in waits for wait in some)
+    return Result(len(together) / took, quantile(together, HIGH))
