@@ -4,6 +4,10 @@ On the stub driver, so that it is the pools that make the difference.  All
 connections are open before; the pools take turns, in another order each
 round, and ratios are to QueuePool in the same round.  The longest wait is
 each round's; its median is given, and the worst round's is in the spread.
+
+With no hold it is mostly the interpreter's lock that is measured: it goes
+from core to core, and a machine that does something else on one of them is
+several times quicker at it.  Such ratios hold for a machine at rest.
 """
 
 from __future__ import annotations
