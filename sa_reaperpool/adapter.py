@@ -124,6 +124,7 @@ from .lease import called_here
 from .lease import is_generated
 from .lease import lease_ended
 from .lost import warn_of_lost
+from .timings import Timings
 
 if TYPE_CHECKING:
     from .queue import FairQueue
@@ -367,7 +368,10 @@ class Handle(Noting, _ConnectionFairy):
                 and pool.settings.max_age is None
             ):
                 entry.idle_since = entry.traffic_at = now = monotonic()
-                pool.returned((now, now - lease.taken))
+                held = now - lease.taken
+                pool.returned((now, held))
+                if pool.timings is not None:
+                    pool.timings.used(held)
                 entry.lent_at = 0.0
                 # FairQueue.lay()
                 slot = entry.slot
@@ -822,6 +826,7 @@ class AdaptedQueuePool(QueuePool):
     checkouts: Iterator[int]
     returned: Callable[[tuple[float, float]], None] = None  # type: ignore[assignment]  # noqa: E501
     _logs_at: dict[int, bool] = {}
+    timings: Timings | None = None
     _plain_rollback: Any = None
     """The dialect's, if all it does is to call the connection's."""
     _unusual: bool = True
@@ -978,6 +983,8 @@ class AdaptedQueuePool(QueuePool):
                     entry.fairy_ref = _lent  # type: ignore[assignment]
                     self._leases[lease] = lease
                     next(self.checkouts)
+                    if self.timings is not None:
+                        self.timings.waited(0.0)
                     return handle
                 queue.put(entry, made=not slot.hollow, back=True)
                 entry = None

@@ -65,6 +65,8 @@ class OpeningPool(AdaptedQueuePool):
     _tally: Tally = None  # type: ignore[assignment]
     checkouts: itertools.count[int] = itertools.count()
 
+    """Where its times are counted, if an exporter wants them."""
+
     def _wake_reaper(self) -> None:
         # not before the first checkout: a process that only forks opens none
         if self._started:
@@ -160,6 +162,9 @@ class OpeningPool(AdaptedQueuePool):
             begun = True
             entry.connecting_since = monotonic()
             connection = connect(entry)
+            if self.timings is not None:
+                since = entry.connecting_since
+                self.timings.created(monotonic() - since)
             self.queue.made(entry)
             self._tally.add("opened")
             self._opened(entry, connection)

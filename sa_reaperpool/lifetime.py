@@ -54,9 +54,6 @@ class LifetimePool(StockedPool):
 
     _configuring: threading.RLock = None  # type: ignore[assignment]
 
-    timings: Timings | None = None
-    """Where its times are counted, if an exporter wants them."""
-
     def _begin_empty(self) -> None:
         super()._begin_empty()
         self._configuring = threading.RLock()

@@ -142,6 +142,8 @@ class StockedPool(OpeningPool):
             handle = adapter.attach(fairy, self)
             self._lent(handle)
             next(self.checkouts)
+            if self.timings is not None:
+                self.timings.waited(monotonic() - checkout.began)
             checkouts.current = checkout.outer
             return handle
         except BaseException:
@@ -249,6 +251,8 @@ class StockedPool(OpeningPool):
         entry.idle_since = entry.traffic_at = now = monotonic()
         if entry.lent_at:
             self.returned((now, now - entry.lent_at))
+            if self.timings is not None:
+                self.timings.used(now - entry.lent_at)
             entry.lent_at = 0.0
         if entry.dbapi_connection is None:
             self.queue.put(entry, made=False)
