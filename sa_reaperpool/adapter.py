@@ -103,7 +103,6 @@ from sqlalchemy.pool.base import _finalize_fairy
 from sqlalchemy.pool.events import PoolEvents
 
 from . import fork
-from . import labels
 from . import liveness
 from . import process
 from .checkout import UNSET
@@ -115,6 +114,7 @@ from .handle import Parted
 from .handle import Refusing
 from .handle import raise_if_reclaimed
 from .holder import here as _here
+from .labels import current as current_label
 from .lease import INNER
 from .lease import Lease
 from .lease import LeaseInfo
@@ -137,7 +137,6 @@ _strong_refs: dict[Any, Any] | None = getattr(
 
 _driver_connection = _ConnectionFairy.__dict__["driver_connection"]
 _dbapi_connection_slot = _ConnectionFairy.__dict__["dbapi_connection"]
-_set_connection = _dbapi_connection_slot.__set__
 _new = object.__new__
 _page = process.page
 # to see it replaced, as a test of SQLAlchemy's does; a class shows its names
@@ -284,15 +283,16 @@ class Handle(Noting, _ConnectionFairy):
     _pool: AdaptedQueuePool
     _finalizer: Any = _NO_FINALISER
 
+    # The connection is had from the lease's entry: the slot for it is filled
+    # only once the lease has ended, when this is another class.
+
     @property
     def dbapi_connection(self) -> Any:
-        lease = self.__dict__.get("lease")
-        if lease is not None:
-            lease.taken_out()
-        connection = _dbapi_connection_slot.__get__(self)
-        if lease is not None and lease.level is not None:
-            if not _called_from_within(2):
-                lease.level.expose(connection)
+        lease = self.lease
+        lease.taken_out()
+        connection = lease.entry.dbapi_connection
+        if lease.level is not None and not _called_from_within(2):
+            lease.level.expose(connection)
         return connection
 
     @dbapi_connection.setter
@@ -303,14 +303,14 @@ class Handle(Noting, _ConnectionFairy):
     def driver_connection(self) -> Any:  # type: ignore[override]
         lease = self.lease
         lease.taken_out()
-        connection = _driver_connection.__get__(self)
+        connection = lease.entry.driver_connection
         if lease.level is not None and not _called_from_within(2):
             lease.level.expose(connection)
         return connection
 
     @property
     def is_valid(self) -> bool:
-        return _dbapi_connection_slot.__get__(self) is not None
+        return self.lease.entry.dbapi_connection is not None
 
     @property
     def leased(self) -> bool:
@@ -472,6 +472,7 @@ def _end(handle: Handle) -> Lease | None:
         return None
     # in this order: where there is no lease there is no Handle either
     handle.__class__ = EndedHandle  # type: ignore[assignment]
+    handle.dbapi_connection = lease.entry.dbapi_connection
     # with the lease goes its weak reference, before that can fire
     del handle.lease
     return lease  # type: ignore[no-any-return]
@@ -599,7 +600,7 @@ class Join(Joining, _ConnectionFairy):
     def dbapi_connection(self) -> Any:  # type: ignore[override]
         base = self.base
         if self.is_valid:
-            connection = _dbapi_connection_slot.__get__(base)
+            connection = base.lease.entry.dbapi_connection
             return self._taken(connection, _called_from_within(2))
         if called_by_sqlalchemy(2):
             if isinstance(base, ReclaimedHandle):
@@ -827,6 +828,7 @@ class AdaptedQueuePool(QueuePool):
     returned: Callable[[tuple[float, float]], None] = None  # type: ignore[assignment]  # noqa: E501
     _logs_at: dict[int, bool] = {}
     timings: Timings | None = None
+    """Where its times are counted, if an exporter wants them."""
     _plain_rollback: Any = None
     """The dialect's, if all it does is to call the connection's."""
     _unusual: bool = True
@@ -960,7 +962,6 @@ class AdaptedQueuePool(QueuePool):
                     or (self._recycle > -1 and self._too_old(entry))
                 ):
                     handle = _new(Handle)
-                    _set_connection(handle, connection)
                     handle._connection_record = entry
                     handle._pool = self
                     handle._echo = False
@@ -979,7 +980,7 @@ class AdaptedQueuePool(QueuePool):
                     lease.kept = lease.leak_reported = lease.seen_busy = False
                     lease.quiet_since = 0.0
                     lease.usual = True
-                    lease.label = labels.current()
+                    lease.label = current_label()
                     entry.fairy_ref = _lent  # type: ignore[assignment]
                     self._leases[lease] = lease
                     next(self.checkouts)
@@ -1133,6 +1134,9 @@ class AdaptedQueuePool(QueuePool):
             or events.checkin
             or events.reset
         )
+        # in the pool itself, where they are found faster than in its class
+        self._dialect_given = self._dialect_given
+        self.timings = self.timings
         # where a logger notes what it has found out; it forgets that when
         # any logger is changed
         self._logs_at = getattr(self.logger, "_cache", {})

@@ -65,8 +65,6 @@ class OpeningPool(AdaptedQueuePool):
     _tally: Tally = None  # type: ignore[assignment]
     checkouts: itertools.count[int] = itertools.count()
 
-    """Where its times are counted, if an exporter wants them."""
-
     def _wake_reaper(self) -> None:
         # not before the first checkout: a process that only forks opens none
         if self._started:

@@ -53,7 +53,7 @@ class Noting:
         level = lease.level
         try:
             if level is None:
-                cursor = self.dbapi_connection.cursor(*args, **kwargs)
+                cursor = lease.entry.dbapi_connection.cursor(*args, **kwargs)
             else:
                 cursor = level.new_cursor(
                     self.dbapi_connection,
@@ -111,9 +111,9 @@ class Noting:
                 lease.end_work(begun)
 
     def __getattr__(self, key: str) -> Any:
-        lease = self.__dict__.get("lease")
-        if lease is None:
-            return getattr(self.dbapi_connection, key)
+        if key == "lease":
+            raise AttributeError(key)
+        lease = self.lease
         level = lease.level
         if level is not None and key in _BY_ANY_THREAD:
             process.check()

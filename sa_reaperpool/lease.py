@@ -198,7 +198,8 @@ class Lease(weakref.ref[Any]):
         :raises NotOwner: it is reserved by another one.
 
         """
-        process.check()
+        if not process.page[0]:
+            process.check()
         self._used = monotonic()
         holder = _holder.current()
         if holder is not self._last:

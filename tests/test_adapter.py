@@ -350,7 +350,8 @@ def test_an_entry_adds_names_and_hides_none():
         "__slots__",
         "__module__",
         "__annotations__",
-        "__slots__",
+        # to have it in a slot
+        "_soft_invalidate_time",
         "__static_attributes__",
         "__firstlineno__",
     }
