@@ -723,6 +723,21 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     return cast(Handle, fairy)
 
 
+def lend(entry: Entry, pool: AdaptedQueuePool) -> Handle:
+    """A new handle with a lease on an entry that is fit, as connect()'s."""
+    handle: Handle = _new(Handle)
+    handle._connection_record = entry
+    handle._pool = pool
+    handle._echo = False
+    handle._counter = 1
+    handle.lease = lease = begun(handle, pool, entry, entry.slot.turn, 2)
+    lease.usual = True
+    entry.fairy_ref = _lent  # type: ignore[assignment]
+    entry.lent_at = lease.taken
+    pool._leases[lease] = lease
+    return handle
+
+
 def _lent() -> bool:
     """In place of an entry's weak reference to its handle, which the pool
     has; with the lease's own in it, the two would refer to each other."""
@@ -971,7 +986,7 @@ class AdaptedQueuePool(QueuePool):
                     lease.pool = self
                     lease.entry = entry
                     lease.turn = slot.turn
-                    lease.taken = lease._used = entry.lent_at = monotonic()
+                    lease.taken = lease.touched = entry.lent_at = monotonic()
                     lease._last = holder
                     lease.seen = [holder]
                     lease._code = place
@@ -999,6 +1014,15 @@ class AdaptedQueuePool(QueuePool):
                 self._unlend(entry, lease, handle)
             raise
         return self.connect_at_length(timeout)
+
+    def may_lend(self) -> bool:
+        """Does SQLAlchemy do nothing at a checkout but to make a handle?"""
+        return not (
+            self._unusual
+            or self._all_checkouts
+            or _record_names["checkout"] is not _record_checkout
+            or self.logger.isEnabledFor(DEBUG)
+        )
 
     def _unlend(
         self, entry: Entry, lease: Lease | None, handle: Handle | None

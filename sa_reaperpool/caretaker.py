@@ -99,8 +99,12 @@ class Caretaker:
         grace = settings.dead_connection_timeout
         if grace is None:
             return False
-        for lease in list(self._pool._leases.values()):
-            if lease.reserved or now - lease.used >= grace:
+        before = now - grace
+        for lease in self._pool._leases.copy().values():
+            if lease.level is not None:
+                return True
+            # its cursors may have been used later
+            if lease.touched <= before and lease.used <= before:
                 return True
         return False
 

@@ -107,7 +107,14 @@ class Place:
 
     def taken(self, waiter: Waiter) -> None:
         if self.counts:
+            # before the look, so that of two who look at the same time at
+            # least one sees the other
+            self.holder.place = self
             self._of.look_for_deadlock(self, waiter)
+
+    def left(self) -> None:
+        """It has been served, or not, and stands in line no more."""
+        self.holder.place = None
 
 
 class Exhaustion:
@@ -170,11 +177,26 @@ class Exhaustion:
          ``on_deadlock="raise"``.
 
         """
+        if self._somebody_goes_on():
+            return
         circle = self._circle(place, waiter)
         if circle is not None and self._broken(circle, place, waiter):
             raise self._error(
                 PoolDeadlock, place, "not waited for, on_deadlock raise"
             )
+
+    def _somebody_goes_on(self) -> bool:
+        """Does a holder live that stands in no line?
+
+        What nearly always is so, and is found out without a look at each of
+        those who wait.
+        """
+        for lease in self._pool._leases.copy().values():
+            last = lease.last_holder
+            # one from before a dispose() frees no slot
+            if last.place is None and lease.entry.slot.counted and last.alive:
+                return True
+        return False
 
     def look_again(self) -> None:
         """For the reaper: is there a circle that nobody has closed?
@@ -194,10 +216,12 @@ class Exhaustion:
 
     def suspicious(self) -> bool:
         """Is :meth:`.look_again` worth while?  Nothing is asked for that."""
-        waiters = self._patient()
-        if not waiters or self._pool.settings.on_deadlock == "off":
+        if self._pool.settings.on_deadlock == "off" or (
+            self._somebody_goes_on()
+        ):
             return False
-        return (
+        waiters = self._patient()
+        return bool(waiters) and (
             deadlock.circle(
                 self._counting(),
                 self._pool.queue.live(),

@@ -32,9 +32,14 @@ class _Seat:
 class Holder:
     """A thread or greenlet."""
 
-    __slots__ = ("_name", "_thread", "_seat", "_greenlet")
+    __slots__ = ("_name", "_thread", "_seat", "_greenlet", "place")
+
+    place: Any
+    """Where it stands in line, as far as it is known to; what stands there
+    may have left already."""
 
     def __init__(self, seat: _Seat):
+        self.place = None
         thread = _this_thread()
         self._thread = None if thread is None else weakref.ref(thread)
         self._greenlet = _greenlet()

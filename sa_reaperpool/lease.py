@@ -102,7 +102,7 @@ class Lease(weakref.ref[Any]):
         "quiet_since",
         "leak_reported",
         "usual",
-        "_used",
+        "touched",
         "_last",
         "_code",
         "_place",
@@ -134,6 +134,9 @@ class Lease(weakref.ref[Any]):
     working: Holder | None
     """Who runs a command of which neither a cursor nor every driver tells."""
 
+    touched: float
+    """When it was last used, but for its cursors."""
+
     kept: bool
 
     quiet_since: float
@@ -153,7 +156,6 @@ class Lease(weakref.ref[Any]):
     label: str | None
     """What the program was doing, in its own words (labels.py)."""
 
-    _used: float
     _last: Holder
     _code: CodeType | None
     _place: int
@@ -172,11 +174,11 @@ class Lease(weakref.ref[Any]):
     def used(self) -> float:
         """When it was last used, as far as that is seen."""
         ended = [ref.until for ref in self._watched() if ref() is None]
-        return max(self._used, *ended) if ended else self._used
+        return max(self.touched, *ended) if ended else self.touched
 
     @used.setter
     def used(self, at: float) -> None:
-        self._used = at
+        self.touched = at
 
     @property
     def line(self) -> Line | None:
@@ -200,7 +202,7 @@ class Lease(weakref.ref[Any]):
         """
         if not process.page[0]:
             process.check()
-        self._used = monotonic()
+        self.touched = monotonic()
         holder = _holder.current()
         if holder is not self._last:
             if self.level is not None:
@@ -220,7 +222,7 @@ class Lease(weakref.ref[Any]):
     def end_work(self, begun: Holder | None) -> None:
         """It is over, if it has begun."""
         if begun is not None:
-            self._used = monotonic()
+            self.touched = monotonic()
             self.working = None
 
     def worked_on(self) -> bool:
@@ -238,7 +240,7 @@ class Lease(weakref.ref[Any]):
         To use it past the pool, or merely to look at it: that keeps the
         connection for another while, and makes nobody a holder.
         """
-        self._used = monotonic()
+        self.touched = monotonic()
 
     def _add(self, holder: Holder) -> None:
         # A lease may pass through thousands of threads in its life.  Those
@@ -314,7 +316,7 @@ def begun(handle: Any, pool: Any, entry: Any, turn: int, depth: int) -> Lease:
     lease.pool = pool
     lease.entry = entry
     lease.turn = turn
-    lease.taken = lease._used = monotonic()
+    lease.taken = lease.touched = monotonic()
     lease._last = holder = _holder.current()
     lease.seen = [holder]
     lease.level = lease.working = lease.anchor = lease._code = None

@@ -8,7 +8,8 @@ longer than one critical section.
 
 Who may move what: every field here is written under ``_lock`` alone, but for
 ``_errands``, to which anybody appends, and of which who settles takes the
-next; for those of slots.py see there.  A return never blocks on a lock that
+next, and ``_waiters``, to which a thread appends itself; for those of
+slots.py see there.  A return never blocks on a lock that
 its own thread holds already, which happens when the garbage collector runs
 a finaliser, or a signal its handler, inside one of the critical sections:
 the entry then stays in the inbox, and the section's owner empties that once
@@ -80,10 +81,17 @@ class Line(Slots[E]):
             return True
         if self.closed:
             return bool(self.waiting() or self.queue)
-        # served, but not woken
-        waiters = [*self._waiters.copy(), *self._makers.copy()]
-        if any(waiter.entry is not None for waiter in waiters):
-            return True
+        # Served, but not woken, or woken, but not let go: whoever serves
+        # goes on with the next one only after that.
+        for line in (self._waiters, self._makers):
+            try:
+                if line[0].entry is not None:
+                    return True
+            except IndexError:
+                pass
+        # a look without the lock, since it mostly says no
+        if not self._overdue():
+            return False
         with self._lock: return self._overdue()  # fmt: skip
 
     # bringing together
@@ -190,6 +198,12 @@ class Line(Slots[E]):
 
     def _unless_awaited(self) -> E | None:
         return None if self._waiters else self._next()
+
+    def _something_is_free(self) -> bool:
+        """Might somebody who has just lined up be served?"""
+        return bool(
+            self.queue or self._inbox or self.closed or self._has_room()
+        )
 
     def _overdue(self) -> bool:
         """Is there something for somebody who waits?"""

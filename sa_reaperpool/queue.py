@@ -84,6 +84,9 @@ class FairQueue(Line[E]):
 
         Nobody who waits is overtaken: while someone waits, it is None.
         """
+        # a look without the lock, since it is mostly in vain
+        if self._waiters or not self._something_is_free():
+            return None
         entry = None
         try:
             with self._lock: entry = self._unless_awaited()  # fmt: skip
@@ -108,7 +111,9 @@ class FairQueue(Line[E]):
 
         """
         waiter = Waiter(place=place)
-        return self._wait(waiter, timeout, lambda: self._line_up(waiter))
+        if place is None or place.most is None:
+            return self._wait(waiter, timeout, self._waiters.append)
+        return self._wait(waiter, timeout, self._line_up_if_allowed)
 
     def begin(self, entry: E) -> bool:
         """May this entry be made now?  If so, :meth:`.made` is to follow.
@@ -129,8 +134,7 @@ class FairQueue(Line[E]):
         if self.begin(entry):
             return True
         waiter = Waiter(entry)
-        line_up = self._makers.append
-        return self._wait(waiter, timeout, lambda: line_up(waiter)) is entry
+        return self._wait(waiter, timeout, self._makers.append) is entry
 
     def exchange(self, entry: E, timeout: float | None = None) -> E | None:
         """Give back an entry that has to be made anew, and wait, as first.
@@ -139,8 +143,15 @@ class FairQueue(Line[E]):
          this very entry; None as from :meth:`.get`.
 
         """
-        waiter = Waiter()
-        return self._wait(waiter, timeout, lambda: self._swap(entry, waiter))
+
+
+        def line_up(waiter: Waiter) -> None:
+            with self._lock: self._swap(entry, waiter)  # fmt: skip
+
+        return self._wait(Waiter(), timeout, line_up)
+
+    def _line_up_if_allowed(self, waiter: Waiter) -> None:
+        with self._lock: self._line_up(waiter)  # fmt: skip
 
     def made(self, entry: E) -> None:
         """This entry is made, or could not be; somebody else may make one."""
@@ -155,15 +166,18 @@ class FairQueue(Line[E]):
         self,
         waiter: Waiter,
         timeout: float | None,
-        line_up: Callable[[], object],
+        line_up: Callable[[Waiter], object],
     ) -> E | None:
         if self.locked_here():
             # A signal's handler, or a finaliser, in the middle of one of
             # the sections here: its thread would sleep with the lock.
             return None
         try:
-            with self._lock: line_up()  # fmt: skip
-            self.settle()
+            # In this order: who gives something back without the lock looks
+            # for waiters after it.
+            line_up(waiter)
+            if waiter.own is not None or self._something_is_free():
+                self.settle()
             if waiter.place is not None and waiter.entry is None:
                 waiter.place.taken(waiter)
             waiter.sleep(timeout)
@@ -247,11 +261,18 @@ class FairQueue(Line[E]):
 
     def rearrange(self, entry: E, slot: _EntryRef[E]) -> None:
         """What was laid down may be due to somebody, or be one too many."""
-        somebody_waits = self.waiting() > 0
+        if self.locked_here():
+            # a finaliser's, or a signal handler's: the section's owner looks
+            # at the inbox
+            self._inbox.append(None)
+            if not slot.counted:
+                self._pick_up(entry)
+            return
         if not slot.counted:
             with self._lock: self._pick_up(entry)  # fmt: skip
-        self._nudge()
-        if somebody_waits and not self.locked_here():
+        somebody_waits = self._waiters or self._makers
+        self.settle()
+        if somebody_waits:
             self._let_run()
 
     @staticmethod

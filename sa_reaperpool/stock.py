@@ -135,6 +135,13 @@ class StockedPool(OpeningPool):
         checkout = Checkout(timeout, checkouts.current)
         checkouts.current = checkout
         try:
+            if self.may_lend():
+                handle = self._lend_here()
+                next(self.checkouts)
+                if self.timings is not None:
+                    self.timings.waited(monotonic() - checkout.began)
+                checkouts.current = checkout.outer
+                return handle
             fairy = self.connect_as_sqlalchemy()
             if adapter.is_inherited(fairy, self):
                 # a listener has forked, and this is the child
@@ -151,6 +158,16 @@ class StockedPool(OpeningPool):
             self._give_up_checkout(checkout)
             raise
 
+    def _lend_here(self) -> Handle:
+        """What SQLAlchemy would do for us between this and the handle."""
+        entry = self._take_entry()
+        try:
+            entry.get_connection()
+        except BaseException as error:
+            self._drop(entry, error)
+            raise
+        return adapter.lend(entry, self)
+
     def _lent(self, handle: Handle) -> None:
         """A checkout is about to end with this."""
 
@@ -164,6 +181,7 @@ class StockedPool(OpeningPool):
             left = self._time_left()
             place = self._exhaustion.place(left)
             checkout.entry = entry = self.queue.get(left, place)
+            place.left()
             if entry is None:
                 raise self._unserved(place)
         while True:
@@ -312,9 +330,10 @@ class StockedPool(OpeningPool):
 
     def has_lost(self) -> bool:
         """Is there something for :meth:`.recover_lost`?"""
-        return self.queue.unsettled() or None in [
-            ref() for ref in list(self._leases)
-        ]
+        for lease in self._leases.copy():
+            if lease() is None:
+                return True
+        return self.queue.unsettled()
 
     def recover_lost(self) -> None:
         """Return what a finaliser could not, or did not get to."""

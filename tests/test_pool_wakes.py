@@ -459,7 +459,8 @@ def test_one_collected_inside_somebody_elses_section_wakes(driver, section):
 
 @pytest.mark.parametrize("moment", ["begin", "end"])
 def test_one_collected_inside_the_waiters_own_section(driver, moment):
-    pool = a_pool(driver)
+    # who has to be counted lines up in a section
+    pool = a_pool(driver, max_waiting=9)
     dropped = [pool.connect()]
     lock = pool.queue._lock = HookedLock()
 

@@ -127,7 +127,7 @@ def test_a_lease_is_the_same_by_either_way(driver):
         connect() for connect in (pool.connect, lambda: pool.check_out(None))
     ]
     short, long = [fields(handle.lease) for handle in handles]
-    for name in ("entry", "turn", "taken", "_used", "_code", "_place"):
+    for name in ("entry", "turn", "taken", "touched", "_code", "_place"):
         assert type(short.pop(name)) is type(long.pop(name)), name
     assert short == long
     lines = [lease.where for lease in pool.leases()]
