@@ -108,6 +108,8 @@ def _worker(*arguments: str) -> Any:
         cwd=ROOT,
         check=True,
         stdout=subprocess.PIPE,
+        # Ctrl-C is for this process, which then ends that one
+        start_new_session=True,
     )
     return json.loads(done.stdout)
 

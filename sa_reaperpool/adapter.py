@@ -165,7 +165,7 @@ class Entry(_ConnectionRecord):
         "lent_at",
         "connecting_since",
         "probe",
-        "quiet",
+        "look",
         "slot",
         "pool",
         "process",
@@ -197,9 +197,9 @@ class Entry(_ConnectionRecord):
     probe: liveness.Probe | None
     """Looks at its socket."""
 
-    quiet: Callable[[], bool] | None
-    """Tells the one who is about to lend it whether it seems alive; None
-    where nobody is to look."""
+    look: Any
+    """Tells the one who is about to lend it, by ``quiet()``, whether it seems
+    alive; None where nobody is to look."""
 
     slot: Any
     """The queue's."""
@@ -210,7 +210,7 @@ class Entry(_ConnectionRecord):
         self.finalize_callback = cast(Any, [])
         self.opened_at = self.idle_since = self.traffic_at = 0.0
         self.lent_at = self.connecting_since = self.spread = 0.0
-        self.outdated = self.probe = self.quiet = self.slot = None
+        self.outdated = self.probe = self.look = self.slot = None
         self.pool = weakref.ref(pool)
         self.process = pool.process
         # SQLAlchemy's own; here so that to look at it is cheap
@@ -288,7 +288,10 @@ class Handle(Noting, _ConnectionFairy):
 
     @property
     def dbapi_connection(self) -> Any:
-        lease = self.lease
+        lease = self.__dict__.get("lease")
+        if lease is None:
+            # taken back at this moment
+            return None
         lease.taken_out()
         connection = lease.entry.dbapi_connection
         if lease.level is not None and not _called_from_within(2):
@@ -310,7 +313,10 @@ class Handle(Noting, _ConnectionFairy):
 
     @property
     def is_valid(self) -> bool:
-        return self.lease.entry.dbapi_connection is not None
+        lease = self.__dict__.get("lease")
+        return lease is not None and (
+            lease.entry.dbapi_connection is not None
+        )
 
     @property
     def leased(self) -> bool:
@@ -386,6 +392,8 @@ class Handle(Noting, _ConnectionFairy):
                     or 0 < queue.maxsize < len(queue.queue)
                 ):
                     queue.rearrange(entry, slot)
+                if now >= pool._turn_over:
+                    pool.let_others_run(now, turn, lease.last_holder)
             else:
                 pool._give_back(entry)
             # it is a weak reference, and would fire
@@ -823,6 +831,12 @@ class NoDialect(_ConnDialect):
         return True
 
 
+_TURN = 0.002
+"""Seconds that a thread goes on with checkouts while others wait to run."""
+
+_BUSY = 200
+"""Returns in that time by which threads are known to fight."""
+
 _PLAIN_ROLLBACKS = (_ConnDialect.do_rollback, DefaultDialect.do_rollback)
 
 
@@ -841,6 +855,9 @@ class AdaptedQueuePool(QueuePool):
     """When a connection was found dead last."""
     checkouts: Iterator[int]
     returned: Callable[[tuple[float, float]], None] = None  # type: ignore[assignment]  # noqa: E501
+    _turn_over: float = 0.0
+    _turn_then: int = 0
+    _whose_turn: Any = None
     _logs_at: dict[int, bool] = {}
     timings: Timings | None = None
     """Where its times are counted, if an exporter wants them."""
@@ -973,7 +990,7 @@ class AdaptedQueuePool(QueuePool):
                     or entry.outdated is not None
                     or self._invalidate_time > entry.starttime
                     or entry._soft_invalidate_time > entry.starttime
-                    or (entry.quiet is not None and not entry.quiet())
+                    or (entry.look is not None and not entry.look.quiet())
                     or (self._recycle > -1 and self._too_old(entry))
                 ):
                     handle = _new(Handle)
@@ -1014,6 +1031,21 @@ class AdaptedQueuePool(QueuePool):
                 self._unlend(entry, lease, handle)
             raise
         return self.connect_at_length(timeout)
+
+    def let_others_run(self, now: float, turn: int, holder: Any) -> None:
+        """Let go of the interpreter, where threads fight over it.
+
+        Where many do nothing but check out and return, none of them waits
+        for a connection, but all for the interpreter, which lets each go on
+        for 5 ms; whoever is interrupted in the midst of a checkout by that
+        has waited for as long as all others together.
+        """
+        busy = turn - self._turn_then > _BUSY
+        self._turn_over, self._turn_then = now + _TURN, turn
+        if busy and self._whose_turn is not holder:
+            # not for one that is alone
+            self._whose_turn = holder
+            time.sleep(1e-6)
 
     def may_lend(self) -> bool:
         """Does SQLAlchemy do nothing at a checkout but to make a handle?"""
@@ -1161,6 +1193,7 @@ class AdaptedQueuePool(QueuePool):
         # in the pool itself, where they are found faster than in its class
         self._dialect_given = self._dialect_given
         self.timings = self.timings
+        self._turn_over = self._turn_over
         # where a logger notes what it has found out; it forgets that when
         # any logger is changed
         self._logs_at = getattr(self.logger, "_cache", {})

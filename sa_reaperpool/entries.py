@@ -10,7 +10,6 @@ import itertools
 import random
 import threading
 import weakref
-from functools import partial
 from time import monotonic
 from typing import Any
 from typing import Callable
@@ -44,6 +43,18 @@ def heard_lately(ref: weakref.ref[Entry]) -> bool:
     if entry is None or pool is None:
         return False
     return entry.traffic_at > max(pool.suspected_at, monotonic() - 1.0)
+
+
+class _Heard:
+    """Looks at what was heard, in place of a socket."""
+
+    __slots__ = ("_ref",)
+
+    def __init__(self, entry: Entry):
+        self._ref = weakref.ref(entry)
+
+    def quiet(self) -> bool:
+        return heard_lately(self._ref)
 
 
 class OpeningPool(AdaptedQueuePool):
@@ -199,15 +210,13 @@ class OpeningPool(AdaptedQueuePool):
 
     def _watch_socket(self, entry: Entry, connection: Any) -> None:
         """Find out how to tell whether this connection is alive."""
-        entry.probe = entry.quiet = None
+        entry.probe = entry.look = None
         if not self.has_dialect or connection is None:
             return
         driver_connection = self.driver_of(connection)
         entry.probe = liveness.probe(driver_connection)
         if self.settings.liveness == "passive":
-            entry.quiet = liveness.quiet(driver_connection)
-            if entry.quiet is None:
-                entry.quiet = partial(heard_lately, weakref.ref(entry))
+            entry.look = entry.probe or _Heard(entry)
 
     def _be_looked_after(self) -> None:
         """The pool is in use: the reaper is to know, if it does not."""

@@ -53,7 +53,7 @@ class Noting:
         level = lease.level
         try:
             if level is None:
-                cursor = lease.entry.dbapi_connection.cursor(*args, **kwargs)
+                cursor = self.dbapi_connection.cursor(*args, **kwargs)
             else:
                 cursor = level.new_cursor(
                     self.dbapi_connection,

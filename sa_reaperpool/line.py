@@ -202,7 +202,11 @@ class Line(Slots[E]):
     def _something_is_free(self) -> bool:
         """Might somebody who has just lined up be served?"""
         return bool(
-            self.queue or self._inbox or self.closed or self._has_room()
+            self.queue
+            or self._inbox
+            or self._errands
+            or self.closed
+            or self._has_room()
         )
 
     def _overdue(self) -> bool:

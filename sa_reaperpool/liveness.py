@@ -27,64 +27,61 @@ class Look(enum.Enum):
     CLOSED = "closed"
 
 
-Probe = Callable[[], Look]
+class Probe:
+    """Looks at the socket of a connection.
 
+    :param number_of: tells the number of its socket's descriptor.
 
-def probe(driver_connection: Any) -> Probe | None:
-    """A function that looks at the connection's socket; None without one."""
-    number_of = descriptor(driver_connection)
-    if number_of is None:
-        return None
-    look = _poll if hasattr(select, "poll") else _select
+    """
 
-    def probe() -> Look:
-        closed = getattr(driver_connection, "closed", False)
-        if isinstance(closed, int) and closed:
-            # by the driver, on this side: the descriptor's number may
-            # belong to another file by now
+    __slots__ = ("_connection", "_number_of", "_number", "_poll")
+
+    def __init__(self, connection: Any, number_of: Callable[[], int]):
+        self._connection = connection
+        self._number_of = number_of
+        self._number = -1
+        self._poll: Any = None
+
+    def __call__(self) -> Look:
+        """What there is to be seen, for any thread."""
+        if self._closed():
             return Look.CLOSED
         try:
             # asked each time: a driver may reconnect of its own accord
-            return look(number_of())
+            return _look(self._number_of())
         except Exception:
             return Look.CLOSED
 
-    return probe
+    def quiet(self) -> bool:
+        """Is there nothing to be seen?
 
-
-def quiet(driver_connection: Any) -> Callable[[], bool] | None:
-    """A function that tells whether a look finds nothing; None without one.
-
-    For the one thread that has the connection in its hands: it keeps what
-    :func:`.probe` makes anew each time.
-    """
-    number_of = descriptor(driver_connection)
-    if number_of is None:
-        return None
-    if not hasattr(select, "poll"):
-        look = probe(driver_connection)
-        return look and (lambda: look() is Look.QUIET)
-    # tells of itself when the driver has closed it
-    tells = type(driver_connection).__module__.startswith("psycopg2")
-    number = -1
-    poll: Any = None
-
-    def quiet() -> bool:
-        nonlocal number, poll
+        For the one thread that has the connection in its hands: it keeps
+        what the other makes anew each time.
+        """
+        if self._closed():
+            return False
         try:
-            if not tells and getattr(driver_connection, "closed", False):
-                return False
-            now = number_of()
-            if now != number:
-                # a driver may reconnect of its own accord
-                poll = select.poll()
-                poll.register(now, select.POLLIN | _GONE)
-                poll, number = poll.poll, now
-            return not poll(0)
+            number = self._number_of()
+            if number != self._number:
+                self._poll = _poll_of(number)
+                self._number = number
+            return not self._poll.poll(0)
         except Exception:
             return False
 
-    return quiet
+    def _closed(self) -> bool:
+        # by the driver, on this side: the descriptor's number may belong to
+        # another file by now
+        closed = getattr(self._connection, "closed", False)
+        return isinstance(closed, int) and bool(closed)
+
+
+def probe(driver_connection: Any) -> Probe | None:
+    """What looks at the connection's socket; None without one."""
+    number_of = descriptor(driver_connection)
+    if number_of is None:
+        return None
+    return Probe(driver_connection, number_of)
 
 
 def descriptor(driver_connection: Any) -> Callable[[], int] | None:
@@ -117,19 +114,31 @@ _GONE = (
 )
 
 
-def _poll(number: int) -> Look:
+class _Selecting:
+    """In place of a poll object, where the system has none."""
+
+    def __init__(self, number: int):
+        self._number = number
+
+    def poll(self, timeout: int) -> list[tuple[int, int]]:
+        readable, _, _ = select.select([self._number], [], [], timeout)
+        return [(self._number, 0)] if readable else []
+
+
+def _poll_of(number: int) -> Any:
     # one of one's own: a poll object serves one thread at a time
+    if not hasattr(select, "poll"):
+        return _Selecting(number)
     poll = select.poll()
     poll.register(number, select.POLLIN | _GONE)
-    events = poll.poll(0)
+    return poll
+
+
+def _look(number: int) -> Look:
+    events = _poll_of(number).poll(0)
     if not events:
         return Look.QUIET
     return Look.CLOSED if events[0][1] & _GONE else Look.READABLE
-
-
-def _select(number: int) -> Look:
-    readable, _, _ = select.select([number], [], [], 0)
-    return Look.READABLE if readable else Look.QUIET
 
 
 def running(driver_connection: Any) -> bool:

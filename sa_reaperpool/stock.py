@@ -147,6 +147,9 @@ class StockedPool(OpeningPool):
                 # a listener has forked, and this is the child
                 return self.check_out(timeout)
             handle = adapter.attach(fairy, self)
+            if not checkout.turn or not checkout.turn % 64:
+                # nobody tells when a listener is removed
+                self.look_whether_usual()
             self._lent(handle)
             next(self.checkouts)
             if self.timings is not None:
