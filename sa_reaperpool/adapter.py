@@ -242,6 +242,17 @@ class Entry(_ConnectionRecord):
         except Exception:
             pass
 
+    def renew(self) -> None:
+        """Before a checkout: connect anew if this is to be replaced.
+
+        If that fails, it gives itself back, to be connected by the next.
+        """
+        try:
+            self.get_connection()
+        except BaseException as error:
+            self._checkin_failed(error, _fairy_was_created=False)
+            raise
+
     def discard(self, error: BaseException | None = None) -> None:
         """Close the connection and give the place back, by its own way.
 

@@ -171,7 +171,9 @@ class Slots(Generic[E]):
     # one more
 
     def _has_room(self) -> bool:
-        return self.limit is None or len(self._live) < self.limit
+        # read once: it may be looked at without the lock
+        limit = self.limit
+        return limit is None or len(self._live) < limit
 
     def _new(self, making: bool = True) -> E | None:
         if self.closed or not self._has_room():
@@ -202,7 +204,8 @@ class Slots(Generic[E]):
     # the turn to make one
 
     def _has_turn(self) -> bool:
-        return self.max_making is None or self.making() < self.max_making
+        most = self.max_making
+        return most is None or self.making() < most
 
     def _begin(self, entry: E) -> bool:
         ref = self._live.get(id(entry))

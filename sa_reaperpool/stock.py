@@ -164,11 +164,7 @@ class StockedPool(OpeningPool):
     def _lend_here(self) -> Handle:
         """What SQLAlchemy would do for us between this and the handle."""
         entry = self._take_entry()
-        try:
-            entry.get_connection()
-        except BaseException as error:
-            self._drop(entry, error)
-            raise
+        entry.renew()
         return adapter.lend(entry, self)
 
     def _lent(self, handle: Handle) -> None:
