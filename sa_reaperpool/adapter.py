@@ -366,15 +366,18 @@ class Handle(Noting, _ConnectionFairy):
                 pool._reset_on_return is reset_rollback
             ):
                 resetting = True
-                roll_back = pool._dialect_given.do_rollback
-                if (
-                    type(roll_back) is MethodType
-                    and roll_back.__func__ is pool._plain_rollback
-                ):
-                    # all that it would do
+                if pool._dialect_given is _NO_DIALECT:
                     entry.dbapi_connection.rollback()
                 else:
-                    roll_back(self)
+                    roll_back = pool._dialect_given.do_rollback
+                    if (
+                        type(roll_back) is MethodType
+                        and roll_back.__func__ is pool._plain_rollback
+                    ):
+                        # all that it would do
+                        entry.dbapi_connection.rollback()
+                    else:
+                        roll_back(self)
                 resetting = False
             entry.fairy_ref = None
             self.dbapi_connection = self._connection_record = None
@@ -842,6 +845,8 @@ class NoDialect(_ConnDialect):
         return True
 
 
+_NO_DIALECT = NoDialect()
+
 _TURN = 0.002
 """Seconds that a thread goes on with checkouts while others wait to run."""
 
@@ -856,7 +861,7 @@ class AdaptedQueuePool(QueuePool):
 
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
-    _dialect_given: Any = NoDialect()
+    _dialect_given: Any = _NO_DIALECT
     _inherited: frozenset[int] = frozenset()
     process: int = 0
     """Whose connections these are."""

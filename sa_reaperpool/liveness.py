@@ -58,9 +58,10 @@ class Probe:
         For the one thread that has the connection in its hands: it keeps
         what the other makes anew each time.
         """
-        if self._closed():
-            return False
         try:
+            # psycopg2's is 0 while it is open, that of others False
+            if getattr(self._connection, "closed", False) and self._closed():
+                return False
             number = self._number_of()
             if number != self._number:
                 self._poll = _poll_of(number)
