@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import threading
 from collections import deque
 
@@ -175,6 +176,30 @@ def test_purge_spares_who_came_to_the_same_address_meanwhile():
     queue.purge()
     assert queue.counts(entry)
     assert queue.get_nowait() is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_of_many_idle_ones_can_be_claimed(seed):
+    """Also where two that came back at once have changed places."""
+    chance = random.Random(seed)
+    queue = Queue()
+    entries = [queue.get_nowait() for _ in range(60)]
+    for entry in entries:
+        queue.put(entry)
+    for _ in range(6):
+        here = chance.randrange(59)
+        queue.queue[here], queue.queue[here + 1] = (
+            queue.queue[here + 1],
+            queue.queue[here],
+        )
+    left = list(queue.queue)
+    chance.shuffle(entries)
+    for entry in entries:
+        assert queue.claim(entry)
+        assert not queue.claim(entry)
+        left.remove(entry)
+        assert list(queue.queue) == left
+    assert queue.live() == 60
 
 
 def test_time_is_up():
