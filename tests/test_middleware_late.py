@@ -347,6 +347,10 @@ class MarkedCursor:
         self.connection = connection
 
     def execute(self, whose):
+        if isinstance(whose, str):
+            # a savepoint's: of a join by a part whose request ends at this
+            # moment, on what that had reserved, and so nobody else's
+            return
         connection = self.connection
         before, connection.whose = connection.whose, whose
         if before not in (None, whose):
