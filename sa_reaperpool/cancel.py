@@ -25,6 +25,8 @@ from . import liveness
 
 log = logging.getLogger("sqlalchemy.pool.impl.ReaperPool")
 
+_LOCK = type(threading.Lock())
+
 PATIENCE = 2.0
 """Seconds that the server has to take the order."""
 
@@ -32,7 +34,7 @@ PATIENCE = 2.0
 def end_command(driver_connection: Any) -> bool:
     """End what this runs, unless its driver says that it runs nothing.
 
-    Takes :data:`PATIENCE` at most.  The connection is of no use after it.
+    Takes twice :data:`PATIENCE` at most.  The connection is of no use after it.
 
     :return: whether there was, or may have been, something to end.
 
@@ -47,7 +49,20 @@ def end_command(driver_connection: Any) -> bool:
         _within(PATIENCE, order)
     if liveness.running(driver_connection):
         _shut_down_socket(driver_connection)
+    _let_leave(driver_connection)
     return True
+
+
+def _let_leave(driver_connection: Any) -> None:
+    """Let who runs the command be told of its end.
+
+    psycopg's thread is in the midst of libpq's functions until then, and to
+    close the connection would free what they use; it has a lock for that.
+    psycopg2's close() itself waits.
+    """
+    lock = getattr(driver_connection, "lock", None)
+    if isinstance(lock, _LOCK) and lock.acquire(timeout=PATIENCE):
+        lock.release()
 
 
 def _may_wait(driver_connection: Any) -> bool:

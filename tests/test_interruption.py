@@ -254,16 +254,16 @@ def test_checkout_of_an_idle_connection():
         pool.connect().close()
         return pool, open_ones, []
 
-    interrupt_every_line(make, checkout, least=60)
+    interrupt_every_line(make, checkout, least=40)
 
 
 def test_return():
-    interrupt_every_line(checked_out(), close, least=50)
+    interrupt_every_line(checked_out(), close, least=25)
 
 
 def test_return_while_somebody_keeps_the_handle():
     """That the slot comes free must not hang on the handle's end."""
-    interrupt_every_line(checked_out(), close, least=50, drop_handles=False)
+    interrupt_every_line(checked_out(), close, least=25, drop_handles=False)
 
 
 @pytest.mark.parametrize("verb", ["invalidate", "detach"])
