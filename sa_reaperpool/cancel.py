@@ -34,7 +34,8 @@ PATIENCE = 2.0
 def end_command(driver_connection: Any) -> bool:
     """End what this runs, unless its driver says that it runs nothing.
 
-    Takes twice :data:`PATIENCE` at most.  The connection is of no use after it.
+    Takes twice :data:`PATIENCE` at most.  The connection is of no use after
+    it.
 
     :return: whether there was, or may have been, something to end.
 

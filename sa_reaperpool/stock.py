@@ -38,7 +38,6 @@ from .reaper import Submit
 from .reaper import reaper
 from .stats import Tally
 
-
 _JUST_NOW = 0.05
 """Seconds for which a look at what is lost holds, while others wait."""
 
