@@ -1076,11 +1076,14 @@ class AdaptedQueuePool(QueuePool):
         self, entry: Entry, lease: Lease | None, handle: Handle | None
     ) -> None:
         """Give up what an interrupted checkout had in its hands."""
+        turn = entry.slot.turn
         if lease is not None:
+            # since when it was registered, it may have become somebody else's
+            turn = getattr(lease, "turn", turn)
             self._leases.pop(lease, None)
         if handle is not None:
             _take_apart(handle)
-        self.give_up(entry, entry.slot.turn)
+        self.give_up(entry, turn)
 
     # SQLAlchemy's hooks
 

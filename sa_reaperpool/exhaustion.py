@@ -86,6 +86,7 @@ class Place:
         "label",
         "line",
         "_of",
+        "_before",
     )
 
     def __init__(
@@ -93,6 +94,8 @@ class Place:
     ):
         self._of = exhaustion
         self.holder = holder.current()
+        # a signal's handler may ask while its thread stands in line
+        self._before = self.holder.place
         self.since = monotonic()
         self.counts = patient
         self.most = most if patient else None
@@ -114,7 +117,7 @@ class Place:
 
     def left(self) -> None:
         """It has been served, or not, and stands in line no more."""
-        self.holder.place = None
+        self.holder.place = self._before
 
 
 class Exhaustion:

@@ -274,7 +274,8 @@ class Line(Slots[E]):
         waiter.wake()
 
     def _unserved(self) -> list[Waiter]:
-        return [each for each in self._waiters if each.entry is None]
+        # of a copy, as others append meanwhile
+        return [each for each in self._waiters.copy() if each.entry is None]
 
     def _leave_if(self, waiter: Waiter, due: Callable[[], bool]) -> bool:
         if waiter.entry is not None or not due():

@@ -303,7 +303,9 @@ class FairQueue(Line[E]):
             self._inbox.append((entry, self.turn(entry)))
             return
         with self._lock: at_rest = self._lay_down(entry)  # fmt: skip
-        if at_rest:
+        if at_rest and not (self._waiters or self._makers):
+            # in this order, as in lay(): who lined up meanwhile has looked
+            # before it was there
             self._tidy()
             return
         somebody_waits = self.waiting() > 0

@@ -219,7 +219,8 @@ class Slots(Generic[E]):
     # idle ones
 
     def _next(self) -> E | None:
-        while self.queue:
+        # what was laid down in a closed one is about to be closed as well
+        while self.queue and not self.closed:
             place = -1 if self.use_lifo else 0
             if self.max_making is not None and not self._has_turn():
                 found = self._first_made()

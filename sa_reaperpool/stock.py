@@ -184,8 +184,10 @@ class StockedPool(OpeningPool):
             self._prepare_to_wait()
             left = self._time_left()
             place = self._exhaustion.place(left)
-            checkout.entry = entry = self.queue.get(left, place)
-            place.left()
+            try:
+                checkout.entry = entry = self.queue.get(left, place)
+            finally:
+                place.left()
             if entry is None:
                 raise self._unserved(place)
         while True:

@@ -11,6 +11,8 @@ import pytest
 from queues import Entry
 from queues import Queue
 from queues import waiters
+from stub import Task
+from stub import switching_often
 
 from sa_reaperpool import queue as queue_module
 from sa_reaperpool import slots
@@ -176,6 +178,55 @@ def test_purge_spares_who_came_to_the_same_address_meanwhile():
     queue.purge()
     assert queue.counts(entry)
     assert queue.get_nowait() is None
+
+
+def test_who_lines_up_while_an_entry_is_put_back():
+    """It takes no lock for that, and so may come at any line."""
+    queue = Queue(limit=1)
+    entry = queue.get_nowait()
+    served = []
+    shelve = queue._shelve
+
+    def shelve_late(entry):
+        tasks.extend(waiters(queue, 1, served))
+        shelve(entry)
+
+    tasks = []
+    queue._shelve = shelve_late
+    queue.put(entry)
+    del queue._shelve
+    [task] = tasks
+    assert task.result() is entry
+
+
+def test_who_lines_up_while_the_line_is_looked_at():
+    queue = Queue(limit=1)
+    queue.get_nowait()
+    stop = threading.Event()
+
+    def line_up():
+        while not stop.is_set():
+            queue.get(1e-6)
+
+    with switching_often():
+        tasks = [Task(line_up) for _ in range(4)]
+        for _ in range(3000):
+            queue.line()
+        stop.set()
+        for task in tasks:
+            task.result()
+    assert queue.line() == []
+
+
+def test_what_is_laid_down_as_the_queue_is_closed():
+    """It is closed as well, and lent to nobody before that."""
+    queue = Queue(limit=2)
+    entry = queue.get_nowait()
+    queue.closed = queue._shedding = True
+    queue.queue.append(entry)
+    assert queue.get_nowait() is None
+    queue.settle()
+    assert queue.surplus == [entry]
 
 
 @pytest.mark.parametrize("seed", range(5))

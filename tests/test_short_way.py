@@ -536,6 +536,32 @@ def test_a_derived_class_has_its_hooks_called(driver, hook):
         assert calls == [hook] * times
 
 
+def test_interrupted_when_it_is_somebody_elses_already(driver):
+    """Taken back, and lent anew, on the last line of the checkout."""
+    pool = a_pool(driver, pool_size=1)
+    others = []
+
+    class Interrupting:
+        def __next__(self):
+            pool.checkouts = itertools.count()
+
+            def other():
+                pool.disconnect()
+                others.append(pool.connect())
+
+            Task(other).result()
+            raise KeyboardInterrupt
+
+    pool.checkouts = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        pool.connect()
+    [handle] = others
+    handle.cursor().execute("SELECT 1")
+    assert not handle.dbapi_connection.closed
+    assert pool.checkedout() == 1
+    handle.close()
+
+
 # processes
 
 
