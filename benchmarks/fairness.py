@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import threading
 import time
 from array import array
 from collections.abc import Sequence
@@ -26,6 +25,8 @@ from sqlalchemy import make_url
 from sqlalchemy.pool import QueuePool
 
 from sa_reaperpool import ReaperPool
+
+from .crowd import crowd
 
 
 class Result(NamedTuple):
@@ -60,42 +61,15 @@ def pool_on(url: str | None, poolclass: type[QueuePool], size: int) -> Any:
 def measure(
     pool: Any, threads: int, hold: float, seconds: float
 ) -> Result:
-    waits = [array("d") for _ in range(threads)]
-    start = threading.Barrier(threads)
-    goes_on = [True]
+    def step(waited: array[float]) -> None:
+        asked = time.perf_counter()
+        connection = pool.connect()
+        waited.append(time.perf_counter() - asked)
+        if hold:
+            time.sleep(hold)
+        connection.close()
 
-    def work(waited: array[float]) -> None:
-        try:
-            start.wait()
-        except threading.BrokenBarrierError:
-            return
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and goes_on:
-            asked = time.perf_counter()
-            connection = pool.connect()
-            waited.append(time.perf_counter() - asked)
-            if hold:
-                time.sleep(hold)
-            connection.close()
-
-    workers = [
-        threading.Thread(target=work, args=(waited,)) for waited in waits
-    ]
-    began = time.perf_counter()
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    except BaseException:
-        # Ctrl-C: those who wait are soon served, as nobody comes back
-        goes_on.clear()
-        start.abort()
-        for worker in workers:
-            if worker.ident is not None:
-                worker.join()
-        raise
-    took = time.perf_counter() - began
+    waits, took = crowd(threads, seconds, step)
     served = [len(waited) for waited in waits]
     return Result(
         sum(served) / took,

@@ -25,6 +25,7 @@ from sqlalchemy.pool import QueuePool
 
 from sa_reaperpool import ReaperPool
 
+from .crowd import crowd
 from .peers import OURS
 from .peers import STOCK
 from .rows import Bar
@@ -117,45 +118,17 @@ def _round(url: str, poolclass: type[QueuePool], seconds: float) -> Result:
 
 
 def _measure(engine: Engine, seconds: float) -> Result:
-    waits = [array("d") for _ in range(THREADS)]
-    start = threading.Barrier(THREADS)
-    goes_on = [True]
+    def step(waited: array[float]) -> None:
+        with Session(engine) as session:
+            asked = time.perf_counter()
+            session.connection()
+            waited.append(time.perf_counter() - asked)
+            thing = Thing(name=f"of {threading.current_thread().name}")
+            session.add(thing)
+            session.flush()
+            session.scalars(select(Thing).filter_by(id=thing.id)).one()
+            session.commit()
 
-    def work(number: int) -> None:
-        try:
-            start.wait()
-        except threading.BrokenBarrierError:
-            return
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and goes_on:
-            with Session(engine) as session:
-                asked = time.perf_counter()
-                session.connection()
-                waits[number].append(time.perf_counter() - asked)
-                thing = Thing(name=f"of thread {number}")
-                session.add(thing)
-                session.flush()
-                session.scalars(select(Thing).filter_by(id=thing.id)).one()
-                session.commit()
-
-    workers = [
-        threading.Thread(target=work, args=(number,))
-        for number in range(THREADS)
-    ]
-    began = time.perf_counter()
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    except BaseException:
-        # Ctrl-C: those who wait are soon served, as nobody comes back
-        goes_on.clear()
-        start.abort()
-        for worker in workers:
-            if worker.ident is not None:
-                worker.join()
-        raise
-    took = time.perf_counter() - began
+    waits, took = crowd(THREADS, seconds, step)
     together = sorted(wait for some in waits for wait in some)
     return Result(len(together) / took, quantile(together, HIGH))

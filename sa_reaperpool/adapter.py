@@ -333,7 +333,7 @@ class Handle(Noting, _ConnectionFairy):
     def leased(self) -> bool:
         """Does its lease last?"""
         lease = self.__dict__.get("lease")
-        return lease is not None and lease.handle in self._pool._leases
+        return lease is not None and lease in self._pool._leases
 
     def close(self, transaction_reset: bool = False) -> None:
         # As connect(): where all is as usual, what SQLAlchemy and
@@ -490,7 +490,7 @@ def _end(handle: Handle) -> Lease | None:
     """
     process.check()
     lease = handle.__dict__.get("lease")
-    if lease is None or handle._pool._leases.pop(lease.handle, None) is None:
+    if lease is None or handle._pool._leases.pop(lease, None) is None:
         return None
     # in this order: where there is no lease there is no Handle either
     handle.__class__ = EndedHandle  # type: ignore[assignment]
@@ -583,7 +583,6 @@ class PartedHandle(Parted, _ConnectionFairy):
         lost = reservation.parted_end()
         _ConnectionFairy._checkin(self, transaction_was_reset)
         warn_of_lost([] if commits else lost)
-
 
 
 _NOBODY: Any = SimpleNamespace()

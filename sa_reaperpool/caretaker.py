@@ -124,7 +124,7 @@ class Caretaker:
                 again = self._watch(lease, now)
             elif self.worth_acting(lease, act):
                 # two for one lease are two things to do
-                key = (lease.handle, act)
+                key = (lease, act)
                 submit(key, _bound(self._act_alone, pool, lease, act))
                 continue
             elif act is upkeep.Act.REAP:
@@ -249,7 +249,7 @@ class Caretaker:
 
         """
         pool = self._pool
-        ref, taken = lease.handle, None
+        ref, taken = lease, None
         connection = lease.entry.dbapi_connection
         try:
             taken = pool._leases.pop(ref, None)
@@ -291,12 +291,12 @@ class Caretaker:
         taken = None
         lost: list[str] = []
         try:
-            taken = pool._leases.pop(lease.handle, None)
+            taken = pool._leases.pop(lease, None)
             if taken is None:
                 return
             told = self._description(lease)
             error = pool.reclaimed(self._story(lease, why), "released")
-            handle = lease.handle()
+            handle = lease()
             if handle is not None:
                 adapter.fence(handle, error)
             # In this order: a cursor is either seen here, or its holder sees
@@ -307,7 +307,7 @@ class Caretaker:
                 lost = adapter.return_fenced(lease, pool)
         except BaseException:
             if taken is not None:
-                handle = lease.handle()
+                handle = lease()
                 if handle is not None and "reclaimed" not in vars(handle):
                     adapter.fence(handle, pool.reclaimed(why, "released"))
                 pool.give_up(lease.entry, lease.turn)
@@ -380,7 +380,7 @@ class Caretaker:
         )
 
     def _report_leak(self, lease: Lease) -> None:
-        if lease.handle in self._pool._leases and not lease.leak_reported:
+        if lease in self._pool._leases and not lease.leak_reported:
             lease.leak_reported = True
             self._pool.logger.warning(
                 "Possible leak: a connection is held by %s for %.1f s, last "

@@ -330,6 +330,9 @@ class OpeningPool(AdaptedQueuePool):
         """
         if self.queue.withdraw(entry, turn):
             self._discard(entry, "failed")
+        else:
+            # but maybe without a look at who waits
+            self.queue.run_outside(self.queue.settle)
 
     def _give_up_checkout(self, checkout: Checkout) -> None:
         """Give up what a checkout that failed has in its hands, if it has."""

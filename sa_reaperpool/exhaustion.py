@@ -316,7 +316,7 @@ class Exhaustion:
 
     def _goes_on(self, lease: Lease) -> bool:
         """Is there a sign that this comes free, whoever holds it?"""
-        if lease.handle() is None:
+        if lease() is None:
             # its finaliser is about to return it
             return True
         probe = lease.entry.probe
@@ -344,7 +344,7 @@ class Exhaustion:
         if any(waiter.entry is not None for waiter in circle.waiters):
             return False
         for lease in circle.leases:
-            if pool._leases.get(lease.handle) is not lease:
+            if pool._leases.get(lease) is not lease:
                 return False
             if queue.turn(lease.entry) != lease.turn:
                 return False
@@ -491,7 +491,7 @@ class Exhaustion:
             return circle is not None and self._stands(circle)
         leases = self._pool._leases
         if circle.over is None:
-            if any(leases.get(of.handle) is not of for of in circle.leases):
+            if any(leases.get(of) is not of for of in circle.leases):
                 # one of them went on after all, nobody knows when
                 return False
             if circle.has(place):

@@ -59,7 +59,6 @@ _HERE = os.path.dirname(__file__) + os.sep
 # these two are applications that happen to live here
 _APPLICATIONS = frozenset(_HERE + name for name in ("__main__.py", "demo.py"))
 
-
 INNER: dict[str, bool | str] = {}
 """By the name of a file: does its code call for somebody else?  "maybe" if
 there is more than one of that name; :func:`.application_line` adds names."""
@@ -87,7 +86,7 @@ class Lease(weakref.ref[Any]):
     """One checkout: the entry, who uses it, since when, and from where.
 
     It is itself the weak reference to its handle, under which the pool has
-    it: one object less in every checkout.  Made by :func:`.lease_of`.
+    it: one object less in every checkout.  Made by :func:`.begun`.
     """
 
     __slots__ = (
@@ -159,11 +158,6 @@ class Lease(weakref.ref[Any]):
     _last: Holder
     _code: CodeType | None
     _place: int
-
-    @property
-    def handle(self) -> Lease:
-        """What it is found under: itself, which refers to the handle."""
-        return self
 
     @property
     def reserved(self) -> bool:

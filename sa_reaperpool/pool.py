@@ -15,7 +15,6 @@ from __future__ import annotations
 import random
 from contextlib import contextmanager
 from time import monotonic
-from types import MappingProxyType
 from typing import Any
 from typing import Callable
 from typing import Iterator
@@ -36,9 +35,9 @@ from .report import render
 from .reservation import ReservingPool
 from .snapshot import SHOWN
 from .snapshot import Snapshot
+from .snapshot import statistics
 from .snapshot import take
 from .stats import Stats
-from .stats import counted
 
 C = TypeVar("C", bound=Callable[..., Any])
 D = TypeVar("D", bound="Callable[[Any], object] | None")
@@ -335,31 +334,16 @@ class ReaperPool(ReservingPool, LifetimePool):
 
     def stats(self) -> Stats:
         """The pool as it is now, and what it has counted."""
-        totals = self._tally.totals()
         queue = self.queue
         idle = self.idle_entries()
         leases = list(self._leases.values())
         in_use = sum(queue.counts(lease.entry) for lease in leases)
-        return Stats(
-            size=queue.maxsize,
-            limit=queue.limit,
+        return statistics(
+            self,
             idle=sum(entry.connected for entry in idle),
             in_use=in_use,
             opening=max(0, queue.live() - len(idle) - in_use),
             waiting=queue.waiting(),
-            checkouts=counted(self.checkouts),
-            waits=queue.waits,
-            waited=queue.waited,
-            longest_wait=queue.longest_wait,
-            timeouts=totals.pop("timeouts", 0),
-            opened=totals.pop("opened", 0),
-            connect_failures=totals.pop("connect_failures", 0),
-            closed=MappingProxyType(
-                {
-                    event.removeprefix("closed "): count
-                    for event, count in totals.items()
-                }
-            ),
         )
 
 

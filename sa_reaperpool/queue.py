@@ -144,7 +144,6 @@ class FairQueue(Line[E]):
 
         """
 
-
         def line_up(waiter: Waiter) -> None:
             with self._lock: self._swap(entry, waiter)  # fmt: skip
 

@@ -110,7 +110,7 @@ class ReservingPool(StockedPool):
         if isinstance(connection, Join):
             connection = connection.base if connection.is_valid else None
         lease = getattr(connection, "__dict__", {}).get("lease")
-        if lease is not None and self._leases.get(lease.handle) is lease:
+        if lease is not None and self._leases.get(lease) is lease:
             return cast(Lease, lease)
         return None
 

@@ -38,14 +38,9 @@ from .reaper import Submit
 from .reaper import reaper
 from .stats import Tally
 
-_JUST_NOW = 0.05
-"""Seconds for which a look at what is lost holds, while others wait."""
-
 
 class StockedPool(OpeningPool):
     """A pool's connections and what becomes of them."""
-
-    _looked_at: float = 0.0
 
     def _init_stock(self, settings: Settings) -> None:
         self.settings = settings
@@ -235,12 +230,7 @@ class StockedPool(OpeningPool):
         now = monotonic()
         if self.frequency is None:
             self._care.reap(now)
-            return
-        if self.queue.waiting() and now - self._looked_at < _JUST_NOW:
-            # so has somebody else who waits
-            return
-        self._looked_at = now
-        if self.has_lost() or self._care.something_is_due(now):
+        elif self.has_lost() or self._care.something_is_due(now):
             # Who closes for a frozen peer is not to be this thread, unless
             # there is no other.
             if not reaper.check(self):

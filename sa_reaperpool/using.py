@@ -75,7 +75,7 @@ class AtHand:
     def __init__(self, handle: Handle, block: weakref.ref[Any] | None):
         level = handle.lease.level
         assert level is not None, "it is reserved"
-        self.ref = handle.lease.handle
+        self.ref = handle.lease
         self.block = block
         self.level = level.home
 

@@ -82,6 +82,21 @@ def circle():
         each.end()
 
 
+def test_a_handlers_own_checkout_hides_no_circle(driver, circle):
+    """That of a signal's handler, in a thread that stands in line."""
+    pool = a_pool(driver)
+    threads = circle(pool)
+    [waiter, *_] = pool.queue.line()
+    # what it does, as if in that thread
+    inner = pool._exhaustion.place(1.0)
+    inner.holder = waiter.place.holder
+    inner._before = inner.holder.place
+    inner.holder.place = inner
+    inner.left()
+    with pytest.raises(PoolDeadlock):
+        threads.last.take()
+
+
 def test_raise_frees_the_circle_at_once(driver, circle, told):
     pool = a_pool(driver, logging_name="books")
     threads = circle(pool)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import itertools
 import logging
 import os.path
 import sqlite3
@@ -27,7 +28,9 @@ import sqlalchemy.pool
 from sqlalchemy import create_engine
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from stub import Task
 from stub import execute
+from stub import until
 
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
@@ -264,6 +267,23 @@ def test_return():
 def test_return_while_somebody_keeps_the_handle():
     """That the slot comes free must not hang on the handle's end."""
     interrupt_every_line(checked_out(), close, least=25, drop_handles=False)
+
+
+def test_return_while_somebody_waits():
+    """Without a round, and without another checkout, he is woken."""
+    for nth in itertools.count(1):
+        pool, _ = stub_pool(pool_size=1, timeout=20)
+        handle = pool.connect()
+        waiting = Task(pool.connect)
+        until(lambda: pool.queue.waiting() == 1)
+        interrupter = Interrupter(nth)
+        interrupter.run(handle.close)
+        # its first lines are as good as the one before the call
+        handle.close()
+        assert waiting.result().is_valid, interrupter.where
+        if interrupter.where is None:
+            break
+    assert nth > 25
 
 
 @pytest.mark.parametrize("verb", ["invalidate", "detach"])

@@ -11,8 +11,6 @@ import pytest
 from queues import Entry
 from queues import Queue
 from queues import waiters
-from stub import Task
-from stub import switching_often
 
 from sa_reaperpool import queue as queue_module
 from sa_reaperpool import slots
@@ -200,22 +198,19 @@ def test_who_lines_up_while_an_entry_is_put_back():
 
 
 def test_who_lines_up_while_the_line_is_looked_at():
+    """It takes no lock for that either."""
+
+    class LookedAt:
+        @property
+        def entry(self):
+            queue._waiters.append(late)
+
     queue = Queue(limit=1)
-    queue.get_nowait()
-    stop = threading.Event()
-
-    def line_up():
-        while not stop.is_set():
-            queue.get(1e-6)
-
-    with switching_often():
-        tasks = [Task(line_up) for _ in range(4)]
-        for _ in range(3000):
-            queue.line()
-        stop.set()
-        for task in tasks:
-            task.result()
-    assert queue.line() == []
+    late = queue_module.Waiter()
+    first = LookedAt()
+    queue._waiters.append(first)
+    assert queue.line() == [first]
+    assert list(queue._waiters) == [first, late]
 
 
 def test_what_is_laid_down_as_the_queue_is_closed():

@@ -196,6 +196,23 @@ def test_who_begins_to_listen_is_told_from_then_on(driver, name, whose):
     assert told == [name, name]
 
 
+def test_after_the_last_listener_it_is_the_short_way_again(driver, roads):
+    def listener(*args):
+        pass
+
+    pool = a_pool(driver)
+    gone = roads(pool)
+    event.listen(pool, "checkout", listener)
+    pool.connect().close()
+    assert gone.long_ones() == ["checkout", "return"]
+    event.remove(pool, "checkout", listener)
+    for _ in range(130):
+        pool.connect().close()
+    gone.long_ones()
+    pool.connect().close()
+    assert gone.long_ones() == []
+
+
 def test_who_listens_to_an_engine_is_told(tmp_path):
     engine = create_engine(
         f"sqlite:///{tmp_path}/a.db", poolclass=ReaperPool
@@ -421,6 +438,41 @@ def test_nobody_is_overtaken_by_the_short_way(driver):
     late.result()
     assert order[0] == "waited"
     del order[:]
+
+
+@pytest.fixture
+def breaks(monkeypatch):
+    """The times at which somebody let others run."""
+    taken = []
+    monkeypatch.setattr(adapter.time, "sleep", taken.append)
+    return taken
+
+
+def test_who_fights_over_the_interpreter_lets_others_run(driver, breaks):
+    pool = a_pool(driver)
+    one, other = object(), object()
+    turns = itertools.count(1000, 1000)
+    for number, holder in enumerate([one, other, one, other]):
+        pool.let_others_run(number * 0.01, next(turns), holder)
+        assert len(breaks) == number + 1
+
+
+def test_one_alone_goes_on(driver, breaks):
+    pool, alone = a_pool(driver), object()
+    turns = itertools.count(1000, 1000)
+    for number in range(10):
+        pool.let_others_run(number * 0.01, next(turns), alone)
+    # it is known to be alone from the second time on
+    assert len(breaks) == 1
+
+
+def test_who_does_other_things_meanwhile_goes_on(driver, breaks):
+    pool = a_pool(driver)
+    pool.let_others_run(1.0, 1000, object())
+    del breaks[:]
+    # some returns in that time
+    pool.let_others_run(1.01, 1100, object())
+    assert breaks == []
 
 
 @pytest.mark.parametrize("seed", range(3))
