@@ -31,6 +31,7 @@ from sa_reaperpool import ReaperPool
 from sa_reaperpool import adapter
 from sa_reaperpool import process
 from sa_reaperpool.lease import Lease
+from sa_reaperpool.waiter import Waiter
 
 LISTENED = ("checkout", "checkin", "reset")
 
@@ -414,7 +415,70 @@ def test_one_too_many_is_closed(driver):
     assert pool.stats().closed == {"idle": 2}
 
 
+def test_one_invalidated_while_it_is_out(driver):
+    """By itself, and with nothing to be reset, as SQLAlchemy says."""
+    pool = a_pool(driver)
+    handle = pool.connect()
+    record = handle._connection_record
+    record.invalidate()
+    handle._close_special(transaction_reset=True)
+    assert pool.idle_entries() == [record] and record.slot.hollow
+    assert pool.connect().dbapi_connection.number == 2
+
+
 # beside others
+
+
+IN_THE_WAY = {
+    "somebody waits": lambda queue, slot: queue._waiters.append(Waiter()),
+    "there may be too many": lambda queue, slot: setattr(
+        queue, "_shedding", True
+    ),
+    "it has to be made anew": lambda queue, slot: setattr(
+        slot, "hollow", True
+    ),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+def test_what_is_in_the_way_of_a_checkout(driver, monkeypatch, what):
+    pool = a_pool(driver)
+    [record] = pool.idle_entries()
+    IN_THE_WAY[what](pool.queue, record.slot)
+    monkeypatch.setattr(pool, "connect_at_length", lambda timeout: "long")
+    assert pool.connect() == "long"
+
+
+TO_BE_LOOKED_AT = {
+    "somebody waits": lambda queue, slot: queue._waiters.append(Waiter()),
+    "somebody waits for his turn": lambda queue, slot: queue._makers.append(
+        Waiter(own=object())
+    ),
+    "something came in": lambda queue, slot: queue._inbox.append(None),
+    "there may be too many": lambda queue, slot: setattr(
+        queue, "_shedding", True
+    ),
+    "it does not count": lambda queue, slot: setattr(slot, "counted", False),
+}
+
+
+@pytest.mark.parametrize("what", TO_BE_LOOKED_AT)
+@pytest.mark.parametrize("way", ["close", "lay"])
+def test_what_is_looked_at_after_a_return(driver, monkeypatch, what, way):
+    """As it may have come after the last look before it."""
+    pool = a_pool(driver)
+    handle = pool.connect()
+    record = handle._connection_record
+    TO_BE_LOOKED_AT[what](pool.queue, record.slot)
+    looks = []
+    monkeypatch.setattr(
+        pool.queue, "rearrange", lambda *args: looks.append(args)
+    )
+    if way == "close":
+        handle.close()
+    else:
+        pool.queue.lay(record)
+    assert looks == [(record, record.slot)]
 
 
 def test_nobody_is_overtaken_by_the_short_way(driver):
