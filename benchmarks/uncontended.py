@@ -202,7 +202,11 @@ def _measure(
 
 
 def main() -> None:
-    order = json.load(sys.stdin)
+    told = sys.stdin.read()
+    if not told:
+        # who began this was interrupted before it could say what to do
+        return
+    order = json.loads(told)
     with ExitStack() as stack:
         names = [name for name in PEERS if name in order["names"]]
         peers, missing = open_all(order["url"], names, stack)

@@ -85,7 +85,7 @@ def test_a_cursor_that_raises_keeps_no_other_lease(driver):
     pool = a_pool(driver, pool_size=2, dead_connection_timeout=0)
     odd, other = (in_ended_thread(pool.connect) for _ in range(2))
     cursor = Odd()
-    (lease,) = (x for x in pool._leases.values() if x.handle() is odd)
+    (lease,) = (x for x in pool._leases.values() if x() is odd)
     lease.watch(cursor)
 
     assert pool.reap() == 1

@@ -142,7 +142,7 @@ def test_connection_and_session_recover_from_it(engine):
 def test_a_return_that_lost_its_lease_touches_nothing(pool, driver, way):
     handle = pool.connect()
     # the step by which a reclaim, in another thread, wins
-    lease = pool._leases.pop(lease_of(pool).handle)
+    lease = pool._leases.pop(lease_of(pool))
     getattr(handle, way)()
     [connection] = driver.connections
     assert connection.calls == []
