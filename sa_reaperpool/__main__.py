@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
+from typing import TypeAlias
 
 from . import __version__
 from . import redact
@@ -35,6 +36,33 @@ examples:
   python -m sa_reaperpool demo
   python -m sa_reaperpool demo --seconds 10 --threads 30
   python -m sa_reaperpool demo postgresql+psycopg2://me@localhost/test
+"""
+
+_WATCH = """\
+The demo's work (see "demo") on ReaperPool alone, to be looked at while it is
+done: a row for each connection, with its state, for how long it is held, by
+which thread, under which label, and which line of the program took it; who
+waits; and each connection that was taken back from a thread that had died.
+It is made of what every program can ask of its pool, pool.snapshot() and the
+event "reap".
+
+The live view needs rich (pip install "sa-reaperpool[watch]") and a terminal;
+else there are plain lines.  It has no colours where NO_COLOR is set.
+"""
+
+_WATCH_MORE = """\
+The database is used, and left, as by "demo".
+
+exit status:
+  0    the ledger balances
+  1    it does not
+  2    wrong usage, or the database cannot be used
+  130  ended by Ctrl-C
+
+examples:
+  python -m sa_reaperpool watch
+  python -m sa_reaperpool watch --threads 50 --seconds 60
+  python -m sa_reaperpool watch postgresql+psycopg2://me@localhost/test
 """
 
 
@@ -72,6 +100,9 @@ def _seed(text: str) -> int:
         ) from None
 
 
+_Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
+
+
 class _Parser(argparse.ArgumentParser):
     """Quotes what it does not understand, but for URLs."""
 
@@ -101,14 +132,44 @@ def _parser() -> argparse.ArgumentParser:
         epilog=textwrap.dedent(_DEMO_MORE),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo.add_argument(
+    _add_work(
+        demo,
+        connections=4,
+        seconds=20,
+        how_long="how long to work, half of it on each pool",
+    )
+    _add_watch(commands)
+    return parser
+
+
+def _add_watch(commands: _Commands) -> None:
+    watch = commands.add_parser(
+        "watch",
+        help="see who holds a connection, who waits and what is taken back",
+        description=textwrap.dedent(_WATCH),
+        epilog=textwrap.dedent(_WATCH_MORE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_work(watch, connections=6, seconds=30, how_long="how long to work")
+
+
+def _add_work(
+    command: argparse.ArgumentParser,
+    *,
+    connections: int,
+    seconds: float,
+    how_long: str,
+) -> None:
+    """What can be said about the work: where, how much and for how long."""
+
+    command.add_argument(
         "url",
         metavar="URL",
         nargs="?",
         help="the database to use, as SQLAlchemy writes it; without one, "
         "an SQLite file in a temporary folder",
     )
-    demo.add_argument(
+    command.add_argument(
         "--seed",
         type=_seed,
         default=1,
@@ -116,22 +177,21 @@ def _parser() -> argparse.ArgumentParser:
         help="repeat the transfers and the accidents of this number "
         "(default: %(default)s)",
     )
-    demo.add_argument(
+    command.add_argument(
         "--threads",
         type=_threads,
         default=16,
         metavar="N",
-        help="how many threads share the 4 connections (default: %(default)s)",
-    )
-    demo.add_argument(
-        "--seconds",
-        type=_seconds,
-        default=20,
-        metavar="S",
-        help="how long to work, half of it on each pool "
+        help=f"how many threads share the {connections} connections "
         "(default: %(default)s)",
     )
-    return parser
+    command.add_argument(
+        "--seconds",
+        type=_seconds,
+        default=seconds,
+        metavar="S",
+        help=f"{how_long} (default: %(default)s)",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,7 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = _parser().parse_args(arguments)
     try:
-        from .demo_show import run
+        if options.command == "watch":
+            from .watch import run
+        else:
+            from .demo_show import run
 
         return run(
             options.url,

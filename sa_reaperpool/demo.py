@@ -3,7 +3,7 @@
 What is in here is application code as anybody's, but for the threads that
 misbehave on purpose.  It knows an engine, not which pool is under it.  The
 pool takes this file for an application, too, and names its lines in reports
-(``lease.py``).  ``demo_show.py`` runs it on both pools.
+(``lease.py``).  ``demo_show.py`` runs it on both pools, ``watch.py`` on ours.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sqlalchemy.orm import Session
 from .demo_database import ACCOUNTS
 from .demo_database import Account
 from .demo_database import Transfer
+from .labels import label
 
 #: What threads leave behind when they die.  Something still refers to their
 #: connections, so that no garbage collector returns them.
@@ -35,6 +36,16 @@ LEFT_BEHIND: list[Connection | Session] = []
 
 #: The methods of :class:`Bank` that a thread does not survive.
 DEATHS = ("die_idle", "die_reading", "die_writing")
+
+#: What each of its jobs is for: our pool shows that beside a connection.
+LABELS = {
+    "transfer": "transfer",
+    "forget": "audit",
+    "listen": "events",
+    "die_idle": "import",
+    "die_reading": "report",
+    "die_writing": "payroll",
+}
 
 
 @dataclass(frozen=True, order=True)
@@ -173,7 +184,7 @@ class Bank:
         #: tellers at work, and those of them who are not between two jobs
         self._present = 0
         self._serving = 0
-        # a connection in there has a thread that lives, and never uses it
+        # a connection in there has a thread that lives, and uses it no more
         self._forgotten: dict[threading.Thread, Connection] = {}
         self._may_leave = threading.Event()
         self.tally = Tally()
@@ -262,7 +273,8 @@ class Bank:
         accident = self._next_accident()
         job = accident.what if accident else "transfer"
         try:
-            getattr(self, job)(random)
+            with label(LABELS[job]):
+                getattr(self, job)(random)
             return job not in DEATHS
         except Exception as err:
             if not isinstance(err, NoConnection):
@@ -321,6 +333,15 @@ class Bank:
             connection.scalar(select(func.count()).select_from(Account))
         self._forgotten[threading.current_thread()] = connection
         self._say("forgets a connection in a list, and lives on")
+
+    def listen(self, random: Random) -> None:
+        """For our pool alone, as QueuePool cannot be told."""
+
+        with self.tally.checkout():
+            connection = self._engine.connect()
+        self._forgotten[threading.current_thread()] = connection
+        self._engine.pool.keep(connection)  # type: ignore[attr-defined]
+        self._say("keeps a connection on purpose, and tells the pool so")
 
     def die_idle(self, random: Random) -> None:
         with self.tally.checkout():

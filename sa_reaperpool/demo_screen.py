@@ -89,11 +89,14 @@ class _PoolLog(logging.Handler):
 
 
 @contextmanager
-def pool_log(screen: Screen) -> Iterator[None]:
-    """Show there what the pool logs, and nowhere else."""
+def pool_log(screen: Screen | None) -> Iterator[None]:
+    """Show there what the pool logs, and nowhere else.
 
+    :param screen: None for nowhere at all.
+
+    """
     logger = logging.getLogger("sqlalchemy.pool")
-    handler = _PoolLog(screen)
+    handler = _PoolLog(screen) if screen else logging.NullHandler()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
     try:

@@ -105,6 +105,7 @@ class Result:
     closed: Mapping[str, int]
     #: None if nobody looked
     wrong: list[str] | None
+    connections: int = CONNECTIONS
 
 
 class Show:
@@ -126,12 +127,7 @@ class Show:
         self._accidents = demo.accidents(
             seed, share, CONNECTIONS, database.backend
         )
-        # at these times all of the pool's connections break
-        self._outages = (
-            [0.3 * share, 0.7 * share]
-            if database.backend == "postgresql"
-            else []
-        )
+        self._outages = outages(database, share)
         # in a short run all of it is sooner
         self._grace = min(0.2, share / 20)
         self._timeout = min(2, max(1, share / 5))
@@ -249,12 +245,23 @@ class Show:
                 report += every
             if outages and tally.elapsed >= outages[0]:
                 del outages[0]
-                with bank.break_time():
-                    ended = self._database.end_backends(pool)
-                    self._screen.event(
-                        "in a short break the server ends every connection "
-                        f"({ended})"
-                    )
+                self._screen.event(outage(bank, self._database, pool))
+
+
+def outages(database: Database, seconds: float) -> list[float]:
+    """At these times all of the pool's connections break."""
+
+    if database.backend == "postgresql":
+        return [0.3 * seconds, 0.7 * seconds]
+    return []
+
+
+def outage(bank: demo.Bank, database: Database, pool: str) -> str:
+    """Break them, and tell."""
+
+    with bank.break_time():
+        ended = database.end_backends(pool)
+    return f"in a short break the server ends every connection ({ended})"
 
 
 def _closed(engine: Engine) -> Mapping[str, int]:
@@ -280,7 +287,7 @@ def summary(results: Sequence[Result]) -> list[str]:
         "last transfer at": lambda r: f"{r.tally.last_transfer:.1f} s",
         "threads died": lambda r: str(r.tally.deaths),
         "connections reaped": lambda r: str(r.closed.get("reaped", 0)),
-        "still held at the end": lambda r: f"{r.held} of {CONNECTIONS}",
+        "still held at the end": lambda r: f"{r.held} of {r.connections}",
         "ledger balances": lambda r: (
             "not checked" if r.wrong is None else "NO" if r.wrong else "yes"
         ),

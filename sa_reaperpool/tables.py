@@ -45,6 +45,11 @@ class Table(NamedTuple):
 
 
 def counts(snapshot: Snapshot) -> str:
+    """How many there are now, and where."""
+    return f"Pool {one_line(snapshot.name, _LONGEST_LINE)!r}: {now(snapshot)}"
+
+
+def now(snapshot: Snapshot) -> str:
     """How many there are now."""
     stats = snapshot.stats
     what = f"{stats.in_use} in use"
@@ -57,8 +62,7 @@ def counts(snapshot: Snapshot) -> str:
         parts.append(f"{snapshot.disposed} from before a dispose()")
     if snapshot.shut:
         parts.append("shut down")
-    name = one_line(snapshot.name, _LONGEST_LINE)
-    text = f"Pool {name!r}: {', '.join(parts)}"
+    text = ", ".join(parts)
     if not stats.waiting:
         return f"{text}; nobody waits"
     waits = "thread waits" if stats.waiting == 1 else "threads wait"
@@ -138,18 +142,19 @@ def _group(each: ConnectionInfo) -> str:
 def _connection(each: ConnectionInfo) -> tuple[str, ...]:
     lease = each.lease
     return (
-        _state(each),
+        state(each),
         _maybe(each.seconds),
         _maybe(None if lease is None else lease.unused_for),
         _maybe(each.age),
         _transaction(lease),
-        "" if lease is None else _holders(lease),
+        "" if lease is None else holders(lease),
         _label(None if lease is None else lease.label),
         "" if lease is None else one_line(lease.where, _LONGEST_LINE),
     )
 
 
-def _state(each: ConnectionInfo) -> str:
+def state(each: ConnectionInfo) -> str:
+    """What a connection is doing, in one word or two."""
     if each.lease is None:
         return each.state
     if each.disposed:
@@ -165,7 +170,8 @@ def _transaction(lease: LeaseInfo | None) -> str:
     return "open"
 
 
-def _holders(lease: LeaseInfo) -> str:
+def holders(lease: LeaseInfo) -> str:
+    """Who took or used it."""
     names = [
         one_line(holder.name, _LONGEST_NAME)
         + ("" if holder.alive else " (ended)")
