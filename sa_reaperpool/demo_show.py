@@ -62,8 +62,9 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
 
 
 class Interrupt:
-    """Ctrl-C, or a polite kill: noted at first, and looked for in between,
-    so that no line of the clean-up is cut short.  The second one raises.
+    """Ctrl-C, a polite kill, or the terminal's end: noted at first, and looked
+    for in between, so that no line of the clean-up is cut short.  The second
+    one raises.
     """
 
     received = 0
@@ -76,9 +77,13 @@ class Interrupt:
             # elsewhere Python does not let us
             yield interrupt
             return
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        # not on Windows; and not where it is to go on, as under nohup
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:
+            numbers.append(hangup)
         before = {
-            number: signal.signal(number, interrupt.note)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, interrupt.note) for number in numbers
         }
         try:
             yield interrupt

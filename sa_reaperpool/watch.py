@@ -117,12 +117,15 @@ class Watch:
                 with view:
                     self._show(view, bank, feed)
                 seconds = tally.elapsed
+                if self._interrupt.received:
+                    self._screen.line("Ended early.")
             finally:
                 ended = bank.close()
             if not ended:
                 self._screen.event("some threads do not end")
-            # who died just now is given that time to hand it on
-            time.sleep(1.5 * self._grace)
+            if not self._interrupt.received:
+                # for what threads held that died just now
+                time.sleep(1.5 * self._grace)
             last = self._pool.snapshot()
             result = Result(
                 "ReaperPool",
@@ -189,8 +192,6 @@ class Watch:
         )
 
     def _conclude(self, result: Result, feed: Feed, last: Snapshot) -> None:
-        if self._interrupt.received:
-            self._screen.line("Ended early.")
         self._screen.line()
         for line in [*summary([result]), "", *_by_line(feed, last)]:
             self._screen.line(line)
@@ -207,7 +208,7 @@ def _by_line(feed: Feed, last: Snapshot) -> Iterator[str]:
             yield f"{count:4}  {one_line(where, 200)}"
     held = list(holding(last))
     if held:
-        yield "still held at the end, by threads that live:"
+        yield "still held at the end:"
         for words in held:
             yield from textwrap.wrap(
                 words,

@@ -7,6 +7,7 @@ with a style beside it, and is never read as markup.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ _STYLES = {
     "idle": "green",
     "waits": "red",
 }
+_SHORT = {"in transit": "transit"}
 _QUIET = "dim"
 _ALARM = "bold red"
 _HEAD = "bold reverse"
@@ -134,7 +136,7 @@ def lines(frame: Frame, width: int, height: int) -> list[Text]:
     # but for a line between two parts
     room = max(0, height - len(head) - 2)
     limit = snapshot.stats.limit
-    most = room // 2
+    most = max(room // 2, min(room, 4))
     first = most if limit is None else min(most, limit + 1)
     second = min(12, (room - first) // 2)
 
@@ -149,16 +151,21 @@ def lines(frame: Frame, width: int, height: int) -> list[Text]:
         found.append(_more_connections(frame, shown, width))
     _fill(found, len(head) + first + 1)
 
-    place = len(found)
-    shown = _fitting(len(waiting), snapshot.stats.waiting, second)
-    found.append(_header(_WAITING, widths, width))
-    found += (_row(each, widths) for each in waiting[:shown])
-    if shown < snapshot.stats.waiting:
-        more = f"and {snapshot.stats.waiting - shown} more wait"
-        found.append(_more(more, snapshot.waiting_lines, width))
-    _fill(found, place + second + 1)
+    # how many wait is in the head, too
+    if second > 2:
+        place = len(found)
+        shown = _fitting(len(waiting), snapshot.stats.waiting, second)
+        found.append(_header(_WAITING, widths, width))
+        found += (_row(each, widths) for each in waiting[:shown])
+        if shown < snapshot.stats.waiting:
+            more = f"and {snapshot.stats.waiting - shown} more wait"
+            found.append(_more(more, snapshot.waiting_lines, width))
+        _fill(found, place + second + 1)
 
     found += _events(frame, width, height - len(found))
+    for each in found:
+        each.no_wrap = True
+        each.overflow = "crop"
     return found[:height]
 
 
@@ -177,7 +184,8 @@ def _fill(found: list[Text], size: int) -> None:
 def _head(frame: Frame, width: int) -> Iterator[Text]:
     snapshot = frame.snapshot
     times = f" {frame.elapsed:.1f} of {frame.seconds:g} s, Ctrl-C ends it "
-    title = _cut(f" {one_line(frame.database, 200)} ", width - len(times) - 7)
+    title = f" {one_line(snapshot.name)} on {one_line(frame.database, 200)} "
+    title = _cut(title, width - len(times) - 5)
     between = width - cell_len(title) - len(times) - 4
     yield Text.assemble(
         ("\u2500\u2500", _QUIET),
@@ -186,11 +194,19 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
         times,
         ("\u2500\u2500", _QUIET),
     )
-    counts = Text(_cut(tables.counts(snapshot), width), "bold")
+    counts = Text(_cut(tables.now(snapshot), width), "bold")
     counts.highlight_regex(r"\d+ threads? waits?, .*$", _STYLES["waits"])
     yield counts
-    yield Text(_cut(tables.counters(snapshot), width), _QUIET)
-    yield Text(_cut(tables.connect_error(snapshot) or "", width), _ALARM)
+    so_far = tables.counters(snapshot)
+    error = tables.connect_error(snapshot)
+    if error is not None:
+        yield Text(_cut(so_far, width), _QUIET)
+        yield Text(_cut(error, width), _ALARM)
+        return
+    # in the error's place there is room for the rest, or nothing
+    first, *rest = textwrap.wrap(so_far, max(width, 20))
+    yield Text(_cut(first, width), _QUIET)
+    yield Text(_cut(" ".join(rest), width), _QUIET)
 
 
 # connections, and who waits
@@ -199,6 +215,7 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
 def _connection(each: ConnectionInfo, long: float) -> Row:
     state, lease = tables.state(each), each.lease
     style = _STYLES.get(state, _QUIET)
+    state = _SHORT.get(state, state)
     if lease is None:
         return (
             Cell(state, style),
@@ -264,7 +281,7 @@ def _widths(rows: Sequence[Row], width: int) -> list[int]:
     by = max([cell_len(row[_BY].words) for row in rows], default=0)
     label = max([cell_len(row[_LABEL].words) for row in rows], default=0)
     widths = [
-        9,
+        8,
         6,
         6,
         min(max(by, 9), _LONGEST_NAME),
@@ -273,7 +290,7 @@ def _widths(rows: Sequence[Row], width: int) -> list[int]:
     ]
     for column in (_LINE, _UNUSED, _LABEL, _FOR):
         widths[column] = 0
-        taken = sum(each + 2 for each in widths if each)
+        taken = sum(each + 2 for each in widths if each) - 1
         if width - taken >= _SHORTEST_LINE:
             break
     widths[_LINE] = max(0, width - taken)
@@ -288,7 +305,7 @@ def _header(titles: Sequence[str], widths: list[int], width: int) -> Text:
 
 
 def _row(cells: Sequence[Cell], widths: Sequence[int]) -> Text:
-    row = Text(no_wrap=True, overflow="crop")
+    row = Text()
     for column, (cell, width) in enumerate(zip(cells, widths)):
         if not width:
             continue
@@ -304,7 +321,7 @@ def _row(cells: Sequence[Cell], widths: Sequence[int]) -> Text:
             row.append(words, cell.style)
             row.append(padding)
         if column != _LINE:
-            row.append("  ")
+            row.append(" " if column == _STATE else "  ")
     return row
 
 
@@ -356,7 +373,7 @@ def _events(frame: Frame, width: int, room: int) -> Iterator[Text]:
 
 
 def _event(event: Event, by: int, width: int) -> Text:
-    row = Text(f"{event.at:6.1f} s  ", no_wrap=True, overflow="crop")
+    row = Text(f"{event.at:6.1f} s  ")
     if event.lease is None:
         words = one_line(event.words, 400)
         row.append(_cut(words, max(0, width - 10)), _QUIET)
