@@ -18,7 +18,7 @@ import sa_reaperpool
 ROOT = Path(__file__).parents[1]
 
 # these are imported by who has their libraries
-EXPORTERS = ["exporters/opentelemetry", "exporters/prometheus"]
+OPTIONAL = ["exporters/opentelemetry", "exporters/prometheus", "watch_view"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_all_its_packages(installed: metadata.Distribution) -> None:
 
 def test_extras(installed: metadata.Distribution) -> None:
     extras = installed.metadata.get_all("Provides-Extra")
-    assert {"prometheus", "opentelemetry"} <= set(extras or ())
+    assert {"prometheus", "opentelemetry", "watch"} <= set(extras or ())
 
 
 def test_is_typed() -> None:
@@ -71,12 +71,12 @@ def test_is_typed() -> None:
 
 
 def test_imports_nothing_but_sqlalchemy() -> None:
-    """Drivers, among others, are the user's choice, and so are exporters."""
+    """Drivers, among others, are the user's choice, and so are extras."""
 
     folder = Path(sa_reaperpool.__file__).parent
     found = set()
     for path in folder.rglob("*.py"):
-        if path.parent / path.stem in [folder / name for name in EXPORTERS]:
+        if path.parent / path.stem in [folder / name for name in OPTIONAL]:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):

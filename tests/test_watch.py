@@ -212,7 +212,7 @@ class TestPlain:
             rf"/\S+/{LINE}die_",
             text,
         )
-        held = re.findall(rf"still held by teller-\d+, .*? {LINE}(\w+)", text)
+        held = re.findall(rf"still held by teller-\d+, .*?/{LINE}(\w+)", text)
         assert held.count("forget") == 1 and "listen" not in held
         assert re.search(r"ledger balances +yes", out)
 
