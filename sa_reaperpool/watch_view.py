@@ -332,7 +332,7 @@ def _cut(words: str, width: int) -> str:
         return words
     if width <= 0:
         return ""
-    return set_cell_size(words, width - 1).rstrip() + "\u2026"
+    return f"{set_cell_size(words, width - 1).rstrip()}\u2026"
 
 
 def _label(label: str | None) -> str:

@@ -103,7 +103,7 @@ class TestLive:
             for row in held:
                 assert re.match(
                     "(in use|kept) +[0-9.]+ m?s +[0-9.]+ m?s  "
-                    rf"teller-\d+[\w() ]+{LINE}\w+$|transit|opening|idle",
+                    rf"teller-\d+[\w() ]+{LINE}\w+$|transit|opening|idle|and ",
                     row,
                 ), row
             for row in rows(frame, "waiting "):

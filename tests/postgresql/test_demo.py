@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import re
 import signal
+import subprocess
 
 import pytest
+from demos import COMMAND
 from demos import demo
 from demos import running
 from sqlalchemy import create_engine
@@ -65,6 +67,19 @@ def test_interrupted(postgres_url: str) -> None:
 
     assert (ended.status, ended.err) == (130, "")
     assert ended.table()["ledger balances"] == ["yes"]
+    assert left(postgres_url) == []
+
+
+def test_watched(postgres_url: str) -> None:
+    command = [*COMMAND[:-1], "watch", postgres_url, "--seconds", "5"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    words = " ".join(ended.stdout.split())
+    assert words.count("in a short break the server ends every") == 2
+    # the forgotten one, as the server had ended it
+    assert re.search(r"\(dead\) from teller-\d+, held .*? in forget", words)
+    assert re.search(r"ledger balances +yes", ended.stdout)
     assert left(postgres_url) == []
 
 
