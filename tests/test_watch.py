@@ -122,11 +122,13 @@ class TestLive:
         assert re.search(rf"{LINE}forget\s", after)
 
     def test_states_have_colours(self, url: str) -> None:
-        with terminal(*WATCH, url, "--seconds", "2") as shown:
-            shown.until(lambda frame: has("^kept", frame))
+        states = ("kept", "in use", "waits")
+        with terminal(*WATCH, url, "--seconds", "30") as shown:
+            for state in states:
+                shown.until(lambda frame: has(f"^{state} ", frame))
             colours = {
                 state: set(re.findall(rf"({SGR}){state}\x1b", shown.written))
-                for state in ("kept", "in use", "waits")
+                for state in states
             }
         assert all(colours.values()), colours
         assert not set.intersection(*colours.values()), colours
