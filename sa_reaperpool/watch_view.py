@@ -7,7 +7,6 @@ with a style beside it, and is never read as markup.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -204,9 +203,12 @@ def _head(frame: Frame, width: int) -> Iterator[Text]:
         yield Text(_cut(error, width), _ALARM)
         return
     # in the error's place there is room for the rest, or nothing
-    first, *rest = textwrap.wrap(so_far, max(width, 20))
+    first, rest = so_far, ""
+    while cell_len(first) > width and ";" in first:
+        first, _, last = first.rpartition("; ")
+        rest = f"{last}; {rest}" if rest else last
     yield Text(_cut(first, width), _QUIET)
-    yield Text(_cut(" ".join(rest), width), _QUIET)
+    yield Text(_cut(rest, width), _QUIET)
 
 
 # connections, and who waits

@@ -140,6 +140,16 @@ class TestEnd:
         with pytest.raises(KeyboardInterrupt):
             interrupt.note(signal.SIGINT, None)
 
+    def test_goes_on_without_its_terminal_under_nohup(self) -> None:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with Interrupt.caught() as interrupt:
+                signal.raise_signal(signal.SIGHUP)
+                assert not interrupt.received
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        finally:
+            signal.signal(signal.SIGHUP, before)
+
     def test_nobody_reads(self, url: str, path: Path) -> None:
         with running(url, "--seconds", "4") as process:
             process.read_until(EVENT)

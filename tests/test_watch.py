@@ -21,10 +21,7 @@ from terminals import terminal
 
 from sa_reaperpool.__main__ import main
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform == "win32", reason="no terminals there"),
-]
+pytestmark = pytest.mark.slow
 
 WATCH = ["-m", "sa_reaperpool", "watch"]
 REAP = r"^ +[\d.]+ s  abandoned +teller-\d+ \(ended\) +[\d.]+ m?s  "

@@ -279,6 +279,15 @@ class TestLive:
         assert found[-1].endswith("event 49") and len(found) == 24
         assert not any(line.endswith("event 30") for line in found)
 
+    def test_counters_have_a_second_line(self):
+        stats = dataclasses.replace(STATS, timeouts=5, connect_failures=3)
+        snapshot = dataclasses.replace(SNAPSHOT, stats=stats)
+        assert shown(a_frame(snapshot))[2:4] == [
+            "so far: 1204 checkouts; 12 waited, longest 30.0 s; 5 timed out; "
+            "9 opened",
+            "3 connects failed; 1 closed (1 reaped)",
+        ]
+
     def test_connect_error(self):
         snapshot = dataclasses.replace(
             SNAPSHOT, connect_error="no such host", failed_ago=3.0
