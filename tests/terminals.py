@@ -98,16 +98,18 @@ class Terminal:
             seen = len(frames)
             return new[0] if new else None
 
-        return self._read(found)
+        return self.wait_for(found)
 
     def end(self) -> int:
         """Wait for the program's end, and return its status."""
 
-        self._read(lambda: self.program.poll() is not None)
+        self.wait_for(lambda: self.program.poll() is not None)
         self._more(0)
         return self.program.returncode
 
-    def _read(self, found: Callable[[], object]) -> list[str]:
+    def wait_for(self, found: Callable[[], object]) -> list[str]:
+        """Read until this gives something, and return that."""
+
         deadline = time.monotonic() + 2 * PATIENCE
         while not (result := found()):
             assert time.monotonic() < deadline, f"not found: {self.written}"

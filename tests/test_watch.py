@@ -247,7 +247,7 @@ class TestPlain:
         with terminal(
             *WATCH, url, "--seconds", "60", PYTHONPATH=hidden
         ) as shown:
-            shown._read(lambda: " in use, " in shown.written)
+            shown.wait_for(lambda: " in use, " in shown.written)
             shown.type(b"\x03")
             assert shown.end() == 130
         assert "Ended early." in shown.written
