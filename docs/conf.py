@@ -31,7 +31,8 @@ nitpick_ignore_regex = [
 # names as the reader knows them, not with all that is in front of them
 add_module_names = False
 autodoc_typehints = "none"
-autodoc_class_signature = "separated"
+# what SQLAlchemy says of a method in its own roles is not repeated here
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 70
 
