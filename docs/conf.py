@@ -34,11 +34,10 @@ autodoc_typehints = "none"
 # what SQLAlchemy says of a method in its own roles is not repeated here
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
-python_maximum_signature_line_length = 70
+toc_object_entries = False
 
 # The examples run one after the other, page by page, each page with an
 # SQLite file of its own.
-doctest_path = [str(Path(__file__).parents[1])]
 doctest_global_setup = """
 import logging
 import tempfile
