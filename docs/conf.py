@@ -40,6 +40,7 @@ toc_object_entries = False
 # SQLite file of its own.
 doctest_global_setup = """
 import logging
+import os
 import tempfile
 import threading
 import time
