@@ -28,6 +28,9 @@ nitpick_ignore_regex = [
     (r"py:exc", r"ValueError|PendingRollbackError"),
 ]
 
+# quotes are code's, also in a heading
+smartquotes = False
+
 # names as the reader knows them, not with all that is in front of them
 add_module_names = False
 autodoc_typehints = "none"
