@@ -118,6 +118,8 @@ from .labels import current as current_label
 from .lease import INNER
 from .lease import Lease
 from .lease import LeaseInfo
+from .lease import Line
+from .lease import application_line
 from .lease import begun
 from .lease import called_by_sqlalchemy
 from .lease import called_here
@@ -733,7 +735,8 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     if entry is None:
         # a listener of the checkout event ended it already
         return cast(Handle, fairy)
-    lease = begun(fairy, pool, entry, pool.queue.turn(entry), 2)
+    line = application_line(2)
+    lease = begun(fairy, pool, entry, pool.queue.turn(entry), line)
     lease.usual = not fairy._echo
     pool._leases[lease] = lease
     entry.lent_at = lease.taken
@@ -744,14 +747,16 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     return cast(Handle, fairy)
 
 
-def lend(entry: Entry, pool: AdaptedQueuePool) -> Handle:
+def lend(
+    entry: Entry, pool: AdaptedQueuePool, line: Line | None
+) -> Handle:
     """A new handle with a lease on an entry that is fit, as connect()'s."""
     handle: Handle = _new(Handle)
     handle._connection_record = entry
     handle._pool = pool
     handle._echo = False
     handle._counter = 1
-    handle.lease = lease = begun(handle, pool, entry, entry.slot.turn, 2)
+    handle.lease = lease = begun(handle, pool, entry, entry.slot.turn, line)
     lease.usual = True
     entry.fairy_ref = _lent  # type: ignore[assignment]
     entry.lent_at = lease.taken
@@ -1311,6 +1316,22 @@ class AdaptedQueuePool(QueuePool):
     def driver_of(self, connection: Any) -> Any:
         """The driver's own connection."""
         return self._dialect.get_driver_connection(connection)
+
+    def is_fit(self, entry: Entry) -> bool:
+        """Can this be lent just as it is?  As connect() looks at one."""
+        slot = entry.slot
+        return not (
+            entry.dbapi_connection is None
+            or slot.making
+            or slot.hollow
+            or entry.outdated is not None
+            or self._invalidate_time > entry.starttime
+            or entry._soft_invalidate_time > entry.starttime
+            or (entry.look is not None and not entry.look.quiet())
+            or (self._recycle > -1 and self._too_old(entry))
+            # to be looked after, and all to be looked at, from then on
+            or not self._started
+        )
 
     def suspect(self, entry: Entry) -> bool:
         """Will SQLAlchemy replace this connection at its next checkout?

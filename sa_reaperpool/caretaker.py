@@ -92,21 +92,22 @@ class Caretaker:
         return sum(self._act_alone(lease, act) for lease, act in verdicts)
 
     def something_is_due(self, now: float) -> bool:
-        """Is there a lease that :meth:`.tend_leases` might act on?"""
+        """Might :meth:`.tend_leases` act on a lease, or find one lost?
+
+        Whoever is about to wait asks it, and all of it in one pass.
+        """
         settings = self._pool.settings
         if settings.leak_timeout or settings.reclaim_timeout:
             return True
         grace = settings.dead_connection_timeout
-        if grace is None:
-            return False
-        before = now - grace
+        before = float("-inf") if grace is None else now - grace
         for lease in self._pool._leases.copy().values():
-            if lease.level is not None:
+            if lease() is None or lease.level is not None:
                 return True
             # its cursors may have been used later
             if lease.touched <= before and lease.used <= before:
                 return True
-        return False
+        return self._pool.queue.unsettled()
 
     def tend_leases(self, now: float, submit: Submit) -> float | None:
         pool = self._pool

@@ -28,7 +28,7 @@ class Checkout:
 
     """
 
-    __slots__ = ("timeout", "outer", "began", "entry", "turn")
+    __slots__ = ("timeout", "outer", "began", "entry", "turn", "line")
 
     def __init__(self, timeout: float | None, outer: Checkout | None = None):
         self.timeout = timeout
@@ -36,6 +36,8 @@ class Checkout:
         self.began = monotonic()
         self.entry: Any = None
         self.turn: int | None = None
+        self.line: Any = None
+        """The application's, where that was looked for already."""
 
 
 class Own:
@@ -107,8 +109,14 @@ class Checkouts(threading.local, Own):
 
     def left(self, default: float | None) -> float | None:
         """Seconds that are left of them."""
-        limit = self.limit(default)
-        return None if limit is None else limit - self.taken()
+        # limit() and taken(), as whoever waits asks for it
+        current = self.current
+        limit = default if self.block is UNSET else self.block
+        if current is None:
+            return limit
+        if current.timeout is not UNSET:
+            limit = current.timeout
+        return None if limit is None else limit - monotonic() + current.began
 
     def outer_ones(self) -> int:
         """How many checkouts, in which it is made, have a connection."""

@@ -297,13 +297,14 @@ class Lease(weakref.ref[Any]):
         )
 
 
-def begun(handle: Any, pool: Any, entry: Any, turn: int, depth: int) -> Lease:
+def begun(
+    handle: Any, pool: Any, entry: Any, turn: int, line: Line | None
+) -> Lease:
     """The lease of a checkout that ends now.
 
     :param turn: the queue's, at which the entry was got.
 
-    :param depth: so many calls up is the first frame that may be the
-     application's.
+    :param line: the application's, that asked for it.
 
     """
     lease = Lease(handle, lease_ended)
@@ -318,7 +319,6 @@ def begun(handle: Any, pool: Any, entry: Any, turn: int, depth: int) -> Lease:
     lease.quiet_since = 0.0
     lease.usual = False
     lease.label = labels.current()
-    line = application_line(depth + 1)
     if line is not None:
         lease._code, lease._place = line
     return lease

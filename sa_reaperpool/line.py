@@ -62,6 +62,10 @@ class Line(Slots[E]):
         self._makers: deque[Waiter] = deque()
         self._errands: deque[Callable[[], object]] = deque()
         self._watchers: deque[Waiter] = deque()
+        # written by whoever hands over, and off by a few at worst
+        self._passed = 0
+        self._pace_until = 0.0
+        self._hurried = False
 
     # looking
 
@@ -77,17 +81,19 @@ class Line(Slots[E]):
         """Did an interrupted line leave something to :meth:`.purge`?"""
         if self._inbox or self._errands or self._excess:
             return True
-        if None in [ref() for ref in list(self._live.values())]:
-            return True
+        for ref in self._live.copy().values():
+            if ref() is None:
+                return True
         if self.closed:
             return bool(self.waiting() or self.queue)
         # Served, but not woken, or woken, but not let go: whoever serves
         # goes on with the next one only after that.
         for line in (self._waiters, self._makers):
             try:
-                if line[0].entry is not None:
+                if line and line[0].entry is not None:
                     return True
             except IndexError:
+                # it has left meanwhile
                 pass
         # a look without the lock, since it mostly says no
         if not self._overdue():
@@ -211,13 +217,14 @@ class Line(Slots[E]):
 
     def _overdue(self) -> bool:
         """Is there something for somebody who waits?"""
-        turn = self._has_turn()
-        if self._makers and turn:
-            return True
-        if not self._waiters:
+        if not self._waiters and not self._makers:
             return False
-        if turn and (self.queue or self._has_room()):
+        if self._has_turn() and (
+            self._makers or self.queue or self._has_room()
+        ):
             return True
+        if not self._waiters or not self.queue:
+            return False
         return self._first_made() is not None
 
     def _spare(self) -> E | None:

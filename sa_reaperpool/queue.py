@@ -37,6 +37,13 @@ from .waiter import GONE
 from .waiter import Place
 from .waiter import Waiter
 
+_PACE = 0.02
+"""Seconds over which entries that change hands are counted."""
+
+_BRISK = 4000
+"""So many in a second, and processors are what is short: two switches of
+threads take some 100 microseconds."""
+
 
 class FairQueue(Line[E]):
     """Hands out entries, first come, first served, up to a limit.
@@ -274,13 +281,23 @@ class FairQueue(Line[E]):
         if somebody_waits:
             self._let_run()
 
-    @staticmethod
-    def _let_run() -> None:
-        # Who was served can run when this thread lets go of the
-        # interpreter.  Until then the entry is of use to nobody.  The
-        # shortest sleep there is, some 50 microseconds, is long enough
-        # for the other to be there; sleep(0) often is not.
-        sleep(1e-6)
+    def _let_run(self) -> None:
+        """Let go of the interpreter, so that who was served can run.
+
+        Until this thread does, the entry is of use to nobody.  But it costs
+        two switches more.  Where entries change hands so fast that there is
+        no processor left for these, it does so when it waits itself, soon.
+        """
+        now = monotonic()
+        self._passed += 1
+        if now >= self._pace_until:
+            # torn apart by others who do the same, this is off by a few
+            self._hurried = self._passed > _BRISK * _PACE
+            self._passed, self._pace_until = 0, now + _PACE
+        if not self._hurried:
+            # The shortest sleep there is, some 50 microseconds, is long
+            # enough for the other to be there; sleep(0) often is not.
+            sleep(1e-6)
 
     def put(self, entry: E, made: bool = True, back: bool = False) -> None:
         """Give an entry back: to who waits longest, else to the idle ones.

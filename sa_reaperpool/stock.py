@@ -31,6 +31,7 @@ from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
 from .lease import Lease
+from .lease import application_line
 from .lost import warn_of_lost
 from .options import Settings
 from .queue import FairQueue
@@ -136,7 +137,7 @@ class StockedPool(OpeningPool):
         checkouts.current = checkout
         try:
             if self.may_lend():
-                handle = self._lend_here()
+                handle = self._lend_here(checkout)
                 next(self.checkouts)
                 if self.timings is not None:
                     self.timings.waited(monotonic() - checkout.began)
@@ -161,11 +162,12 @@ class StockedPool(OpeningPool):
             self._give_up_checkout(checkout)
             raise
 
-    def _lend_here(self) -> Handle:
+    def _lend_here(self, checkout: Checkout) -> Handle:
         """What SQLAlchemy would do for us between this and the handle."""
         entry = self._take_entry()
         entry.renew()
-        return adapter.lend(entry, self)
+        line = checkout.line or application_line(2)
+        return adapter.lend(entry, self, line)
 
     def _lent(self, handle: Handle) -> None:
         """A checkout is about to end with this."""
@@ -179,6 +181,7 @@ class StockedPool(OpeningPool):
             self._prepare_to_wait()
             left = self._time_left()
             place = self._exhaustion.place(left)
+            checkout.line = place.line
             try:
                 checkout.entry = entry = self.queue.get(left, place)
             finally:
@@ -209,6 +212,8 @@ class StockedPool(OpeningPool):
          now, for max_connecting.
 
         """
+        if self.is_fit(entry):
+            return True
         if entry.connected and entry.outdated not in (None, "shutdown"):
             # Who is to replace it has not closed it yet.  What was out at a
             # dispose() is lent again, as by QueuePool.
@@ -230,7 +235,7 @@ class StockedPool(OpeningPool):
         now = monotonic()
         if self.frequency is None:
             self._care.reap(now)
-        elif self.has_lost() or self._care.something_is_due(now):
+        elif self._care.something_is_due(now):
             # Who closes for a frozen peer is not to be this thread, unless
             # there is no other.
             if not reaper.check(self):

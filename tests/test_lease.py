@@ -26,6 +26,7 @@ from sa_reaperpool import LeaseInfo
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import lease as lease_module
 from sa_reaperpool.holder import Holder
+from sa_reaperpool.lease import application_line
 from sa_reaperpool.lease import begun
 from sa_reaperpool.lease import describe
 
@@ -83,7 +84,7 @@ class Handle:
 
 def new_lease():
     """One that is no pool's; its handle is gone."""
-    return begun(Handle(), None, None, 0, 1)
+    return begun(Handle(), None, None, 0, application_line())
 
 
 def lease_of(pool):
