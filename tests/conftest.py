@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from typing import NoReturn
@@ -99,6 +100,17 @@ def own_postgres() -> Iterator[PostgreSQL]:
         missing(f"no PostgreSQL for the tests: {error}")
     with server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program, for what has to be seen in a browser."""
+
+    for name in ("chromium", "chromium-browser"):
+        program = shutil.which(name)
+        if program is not None:
+            return program
+    missing("no Chromium to look at pages with", "chromium")
 
 
 @pytest.fixture(scope="session")

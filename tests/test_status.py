@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-import shutil
 import subprocess
 from html.parser import HTMLParser
 from wsgiref.util import setup_testing_defaults
@@ -273,8 +272,6 @@ def test_mounted_in_fastapi():
 
 # in a browser
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
-
 FRAME = """<iframe id=page width={width} height=900 style="border: 0"
 srcdoc="{page}"></iframe><script>onload = () => document.title =
 document.getElementById("page").contentDocument.documentElement.scrollWidth
@@ -282,9 +279,8 @@ document.getElementById("page").contentDocument.documentElement.scrollWidth
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_fits_the_window(tmp_path, width):
+def test_fits_the_window(tmp_path, width, chromium):
     """Three pools, fifty connections, and names that make it hard."""
     pools = [a_pool(f"{HOSTILE}{n}", pool_size=30) for n in range(3)]
     handles = []
@@ -297,7 +293,7 @@ def test_fits_the_window(tmp_path, width):
     page.write_text(FRAME.format(width=width, page=html.escape(text)))
     run = subprocess.run(
         [
-            BROWSER,
+            chromium,
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
