@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
+from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 from typing import NoReturn
 
 from . import __version__
@@ -36,6 +39,59 @@ examples:
   python -m sa_reaperpool demo --seconds 10 --threads 30
   python -m sa_reaperpool demo postgresql+psycopg2://me@localhost/test
 """
+
+_COMPARE = """\
+Threads run a mix of transactions, short and long, on your own database,
+through SQLAlchemy's QueuePool and through ReaperPool, in turns and with the
+same seed; then they fight for connections that each holds for no time.  A
+table says how much came through and how long threads waited.  A picture shows
+it thread by thread, with who held which connection when.
+"""
+
+_COMPARE_MORE = """\
+Nothing in the database is read or changed but a temporary table, which each
+connection makes for itself and which the database drops with the connection,
+whatever way that ends.  On PostgreSQL this needs the right TEMPORARY on the
+database, on MySQL CREATE TEMPORARY TABLES, on SQLite none.  There are never
+more connections than --connections, by either pool.  An address behind
+PgBouncer in transaction mode cannot be used: there a table would not stay
+with its connection.
+
+The picture is one HTML file that needs nothing else and loads nothing.  It
+shows the name of the driver, and nothing else of the URL.  A file of that
+name is written anew.
+
+exit status:
+  0    compared, for better or worse
+  2    wrong usage, or the database or the file cannot be used
+  130  ended by Ctrl-C
+
+examples:
+  python -m sa_reaperpool compare sqlite:///app.db
+  python -m sa_reaperpool compare postgresql+psycopg2://me@localhost/test
+  python -m sa_reaperpool compare URL --threads 40 --connections 10
+"""
+
+
+def _number(
+    kind: Callable[[str], float], least: float, most: float
+) -> Callable[[str], float]:
+    """Make a type of argument: a number within these."""
+
+    what = "a whole number" if kind is int else "a number"
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} (allowed: {what} from {least} to {most})"
+            )
+        return number
+
+    return parse
 
 
 def _threads(text: str) -> int:
@@ -131,7 +187,57 @@ def _parser() -> argparse.ArgumentParser:
         help="how long to work, half of it on each pool "
         "(default: %(default)s)",
     )
+    _add_compare(commands)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="see both pools at work on your own database, and a picture",
+        description=textwrap.dedent(_COMPARE),
+        epilog=textwrap.dedent(_COMPARE_MORE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument(
+        "url", metavar="URL", help="your database, as SQLAlchemy writes it"
+    )
+    compare.add_argument(
+        "--seconds",
+        type=_number(float, 2, 600),
+        default=20,
+        metavar="S",
+        help="how long to work, half of it on each pool "
+        "(default: %(default)s)",
+    )
+    compare.add_argument(
+        "--threads",
+        type=_number(int, 2, 200),
+        default=16,
+        metavar="N",
+        help="how many threads share the connections (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--connections",
+        type=_number(int, 1, 50),
+        default=4,
+        metavar="N",
+        help="how many connections there are at any time "
+        "(default: %(default)s)",
+    )
+    compare.add_argument(
+        "--seed",
+        type=_seed,
+        default=1,
+        metavar="N",
+        help="repeat the transactions of this number (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--out",
+        default="reaperpool-compare.html",
+        metavar="FILE",
+        help="the picture (default: %(default)s)",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -139,6 +245,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "compare":
+            from .compare import run as compare
+
+            return compare(
+                options.url,
+                seconds=options.seconds,
+                threads=options.threads,
+                connections=options.connections,
+                seed=options.seed,
+                out=options.out,
+            )
+
         from .demo_show import run
 
         return run(

@@ -30,8 +30,8 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Mapped
 from sqlalchemy.orm import mapped_column
-from sqlalchemy.pool import NullPool
 from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 from . import demo_database
@@ -76,8 +76,7 @@ class Database(demo_database.Database):
         # No limits for locks: nobody else has this table.
         if self.backend == "postgresql":
             return [
-                "SET application_name TO "
-                f"'reaperpool-compare-{_TOKEN}-{name}'"
+                f"SET application_name TO 'reaperpool-compare-{_TOKEN}-{name}'"
             ]
         return []
 

@@ -292,9 +292,7 @@ class _Desk:
 
     def _change(self, connection: Connection, row: int) -> None:
         connection.execute(
-            update(Item)
-            .where(Item.id == row)
-            .values(amount=Item.amount + 1)
+            update(Item).where(Item.id == row).values(amount=Item.amount + 1)
         )
 
 
