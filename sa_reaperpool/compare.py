@@ -176,9 +176,9 @@ class Comparison:
         self._logs += logs
         mixed, bare = (figures.figures([log]) for log in logs)
         self._screen.event(
-            f"{pool + ':':11} {mixed.rate:,.0f} transactions/s, longest wait "
-            f"{figures.short(mixed.longest)}; held for no time "
-            f"{bare.rate:,.0f}/s, {figures.short(bare.longest)}"
+            f"{pool + ':':11} {mixed.rate:,.0f}/s, longest wait "
+            f"{figures.short(mixed.longest)}; no hold {bare.rate:,.0f}/s, "
+            f"{figures.short(bare.longest)}"
         )
 
     @contextmanager

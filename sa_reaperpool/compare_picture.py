@@ -33,7 +33,7 @@ MOST_HOLDS = 900
 MOST_THREADS = 32
 """Whose waits are shown."""
 
-WINDOWS = {MIXED: 0.4, BARE: 0.02}
+WINDOWS = {MIXED: 0.4, BARE: 0.01}
 """Seconds of a timeline, at most."""
 
 _FIRST, _DECADES = 1e-6, 7
@@ -70,10 +70,11 @@ def page(
             for name, value in facts
         ),
         "</dl>",
+        '<div class="sum"><div>',
         *_figures(sections),
-        "<ul>",
+        "</div><ul>",
         *(f"<li>{_text(sentence)}</li>" for sentence in verdict),
-        "</ul>",
+        "</ul></div>",
         *_part(logs, MIXED, _MIXED),
         *_part(logs, BARE, _BARE),
         "<h2>How it was measured</h2>",
@@ -337,17 +338,17 @@ def _hold(hold: Hold, y: float, whole: float) -> str:
     name = f"thread-{hold.thread}"
     words = f"{name}: {short(hold.end - hold.begin)}"
     bar = (
-        f'<rect class="{style.kind(hold.thread)}" x="{x:.3f}%" '
+        f'<rect class="hold {style.kind(hold.thread)}" x="{x:.3f}%" '
         f'width="{width:.3f}%" y="{y}" height="{_LANE}">'
         f"<title>{_text(words)}</title></rect>"
     )
     if width < 2:
         return bar
     small = "" if width > 6 else " small"
+    middle = f'x="{x + width / 2:.3f}%" y="{y + _LANE / 2 + 4}"'
     return (
-        f'{bar}<text class="label{small}" x="{x + width / 2:.3f}%" '
-        f'y="{y + _LANE / 2 + 4}" text-anchor="middle" style="fill:{style.ink(hold.thread)}">'
-        f"{hold.thread}</text>"
+        f'{bar}<text class="label{small}" {middle} text-anchor="middle" '
+        f'style="{style.read_on(hold.thread)}">{hold.thread}</text>'
     )
 
 

@@ -77,7 +77,12 @@ svg text { font-size: 11px; fill: var(--soft) }
 .range { stroke-width: 1.5; opacity: .55 } .quart { stroke: none;
   opacity: .5 } .middle { stroke-width: 2.5 } .most { stroke: none }
 .lane { fill: var(--lane) }
-text.label { font-size: 10px; pointer-events: none }
+.hold { stroke-width: 1 }
+text.label { font-size: 10px; pointer-events: none; paint-order: stroke;
+  stroke-width: 3px; stroke-linejoin: round }
+.sum { display: flex; flex-wrap: wrap; gap: 0 3rem; align-items: start }
+.sum ul { flex: 1 1 22rem; margin-top: 2.2rem }
+.sum li + li { margin-top: .6rem }
 @media (max-width: 40rem) {
   body { font-size: 14px }
   .waits .name { width: 4.4rem } .waits .last { width: 4.6rem }
@@ -94,10 +99,11 @@ def sheet() -> str:
     return f"{_SHEET}{_fills()}"
 
 
-def ink(thread: int) -> str:
-    """The colour that is read on the thread's."""
+def read_on(thread: int) -> str:
+    """The style of letters that are read on the thread's bars."""
 
-    return COLOURS[(thread - 1) % len(COLOURS)][1]
+    ground, ink = COLOURS[(thread - 1) % len(COLOURS)]
+    return f"fill:{ink};stroke:{ground}"
 
 
 def kind(thread: int) -> str:
@@ -111,7 +117,9 @@ def _fills() -> str:
     for number in range(OWN):
         texture, colour = divmod(number, len(COLOURS))
         fill = f"url(#p{number})" if texture else COLOURS[colour][0]
-        rules.append(f".t{number} {{ fill: {fill} }}")
+        rules.append(
+            f".t{number} {{ fill: {fill}; stroke: {COLOURS[colour][0]} }}"
+        )
     return "\n".join(rules)
 
 
