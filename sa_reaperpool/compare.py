@@ -123,6 +123,8 @@ class Comparison:
             f"{TABLE}, which the database drops with the connection; "
             "nothing else is read or changed.  Ctrl-C ends it."
         )
+        if self._threads <= self._connections:
+            story += "  With a connection for each thread, hardly any waits."
         for line in textwrap.wrap(story, 79, break_on_hyphens=False):
             self._screen.line(line)
         self._screen.line()

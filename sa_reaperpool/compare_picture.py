@@ -160,7 +160,7 @@ def _waits(logs: Sequence[Log], part: str) -> Iterator[str]:
         '<figure><table class="waits"><thead><tr>'
         '<th class="name" scope="col">thread</th>'
         f'<td><svg class="plot" height="18" aria-hidden="true">{_ticks()}'
-        '</svg></td><th class="last" scope="col">checkouts</th></tr></thead>'
+        '</svg></td><th class="last" scope="col">waits</th></tr></thead>'
         "<tbody>"
     )
     for number in shown:

@@ -52,6 +52,7 @@ table { border-collapse: collapse }
 .figures td { font-variant-numeric: tabular-nums; white-space: nowrap }
 .figures tr > :first-child { text-align: left; padding-right: 1.6rem }
 .figures thead th, .figures th.part { font-weight: 600 }
+.figures thead th { white-space: nowrap }
 .figures th.part { padding-top: .8rem }
 .figures tbody tr + tr { border-top: 1px solid var(--line) }
 .QueuePool { color: var(--queue) } .ReaperPool { color: var(--reaper) }
@@ -64,7 +65,7 @@ table { border-collapse: collapse }
 .waits th { font-weight: normal; text-align: left; padding: 0 .4rem 0 0;
   white-space: nowrap; overflow: hidden; text-overflow: ellipsis }
 .waits td { padding: 0; height: 26px } .waits .last { text-align: right;
-  padding-left: .6rem; line-height: 1.15; font-variant-numeric: tabular-nums }
+  padding-left: .6rem; line-height: 13px; font-variant-numeric: tabular-nums }
 .waits .name { width: 6rem } .waits .last { width: 7rem }
 .waits thead th { color: var(--soft); vertical-align: bottom }
 svg { display: block; overflow: visible }
@@ -85,7 +86,7 @@ text.label { font-size: 10px; pointer-events: none; paint-order: stroke;
 .sum li + li { margin-top: .6rem }
 @media (max-width: 40rem) {
   body { font-size: 14px }
-  .waits .name { width: 4.4rem } .waits .last { width: 4.6rem }
+  .waits .name { width: 4.6rem } .waits .last { width: 4.4rem }
   .odd, .small { display: none }
   .figures td, .figures th { padding-right: .35rem; font-size: .87rem }
   .figures tr > :first-child { padding-right: .6rem; white-space: normal }
