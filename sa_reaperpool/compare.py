@@ -39,10 +39,9 @@ from .demo_screen import table
 from .demo_show import Interrupt
 
 _BLOCK = "QueuePool", "ReaperPool", "ReaperPool", "QueuePool"
-"""In this order the machine's mood meets both; seconds that are many have
-more blocks."""
+"""In this order the machine's mood meets both."""
 
-_BLOCK_SECONDS = 20
+_BLOCK_SECONDS = 10
 _PARTS = {MIXED: 0.7, BARE: 0.3}
 """How much of a round is for which part."""
 

@@ -309,7 +309,7 @@ class TestEnd:
         self, url: str, path: Path, out: Path, number: signal.Signals
     ) -> None:
         with running(
-            url, f"--out={out}", "--seconds=8", command="compare"
+            url, f"--out={out}", "--seconds=10", command="compare"
         ) as process:
             process.read_until(f"{EVENT}QueuePool")
             process.process.send_signal(number)
@@ -317,6 +317,8 @@ class TestEnd:
 
         assert (ended.status, ended.err) == (128 + number, "")
         assert "Ended early" in ended.out
+        # one round, and at most the one that had begun
+        assert len(re.findall(EVENT, ended.out, re.M)) <= 2
         assert not path.exists()
         assert not out.exists()
 

@@ -149,7 +149,7 @@ class TestVerdict:
     def test_slower(self) -> None:
         words = self.says(in_turns(4, 2, 0.01), in_turns(4, 2, 0.02))
         assert (
-            "ReaperPool did 50 % fewer transactions than QueuePool." in words
+            "ReaperPool did 50 % fewer transactions than QueuePool, " in words
         )
 
     def test_quicker(self) -> None:
@@ -158,21 +158,46 @@ class TestVerdict:
 
     def test_alike(self) -> None:
         words = self.says(in_turns(4, 2, 0.01), in_turns(4, 2, 0.0101))
-        assert "ReaperPool and QueuePool did as many transactions." in words
+        assert "ReaperPool and QueuePool did as many transactions, " in words
+
+    def of_rounds(
+        self, queue: Sequence[float], reaper: Sequence[float]
+    ) -> str:
+        return next(
+            iter(
+                verdict(
+                    [
+                        a_log(pool, MIXED, in_turns(4, 2, hold))
+                        for pool, holds in zip(POOLS, (queue, reaper))
+                        for hold in holds
+                    ]
+                )
+            )
+        )
 
     def test_no_more_than_noise(self) -> None:
-        found = [
-            a_log(pool, MIXED, in_turns(4, 2, hold))
-            for pool, hold in [
-                ("QueuePool", 0.01),
-                ("QueuePool", 0.02),
-                ("ReaperPool", 0.015),
-                ("ReaperPool", 0.02),
-            ]
+        words = self.of_rounds((0.01, 0.02), (0.015, 0.02))
+        assert re.search("fewer transactions than QueuePool, give or", words)
+        assert "that says little" in words
+
+    def test_more_than_noise(self) -> None:
+        words = self.of_rounds([0.01, 0.0102] * 3, [0.0125, 0.0128] * 3)
+        assert re.search("20 % fewer transactions .* take [0-3] %[.]", words)
+
+    def test_rounds_are_compared_one_by_one(self) -> None:
+        """What befell both at the same time is no difference of theirs."""
+
+        words = self.of_rounds([0.01, 0.04] * 3, [0.0125, 0.05] * 3)
+        assert re.search("20 % fewer transactions .* take [0-3] %[.]", words)
+
+    def test_who_waited_all_the_time(self) -> None:
+        starved: list[list[Visit]] = [
+            [(0, 0.95, 0.96, 1)],
+            [(0, 0.001, 0.002, 2)] * 4,
         ]
-        words = next(iter(verdict(found)))
-        assert "fewer transactions than QueuePool, while rounds of" in words
-        assert "that says little." in words
+        words = self.says(starved, in_turns(2, 2, 0.25, wait=0.01))
+        assert "QueuePool's 950 ms (all the time that there was)" in words
+        assert words.count("all the time") == 1
 
     def test_nothing_came_through(self) -> None:
         words = self.says(in_turns(4, 2, 0.01), [[], [], [], []])
