@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import URL
 from sqlalchemy import Engine
@@ -32,9 +32,6 @@ from sqlalchemy.pool import QueuePool
 from . import redact
 from .options import OPTIONS
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 ACCOUNTS = 20
 OPENING_BALANCE = 1000
 
@@ -56,6 +53,9 @@ _LOCK_LIMITS = {
 
 # Drivers that have this parameter.
 _CONNECT_TIMEOUT = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
+
+
+_D = TypeVar("_D", bound="Database")
 
 
 class Unusable(Exception):
@@ -114,7 +114,7 @@ class Database:
 
     @classmethod
     @contextmanager
-    def opened(cls, given: str | None) -> Iterator[Self]:
+    def opened(cls: type[_D], given: str | None) -> Iterator[_D]:
         """Open the database of this URL, or a temporary one.
 
         :raises Unusable: it cannot be reached.
