@@ -371,7 +371,8 @@ def describe(
 ) -> LeaseInfo:
     return LeaseInfo(
         holders=tuple(
-            HolderInfo(holder.name, holder.alive) for holder in lease.holders
+            HolderInfo(holder.name, holder.alive)
+            for holder in lease.holders
         ),
         held_for=max(0.0, now - lease.taken),
         unused_for=max(0.0, now - lease.used),
