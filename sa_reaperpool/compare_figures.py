@@ -31,6 +31,9 @@ TITLES = {
 # percent; less is not worth a word
 _ALIKE = 3
 
+# percent; a difference that may be off by more is none to be told
+_VAGUE = 40
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -192,7 +195,12 @@ def _compared(part: str, queue: Figures, reaper: Figures) -> Iterator[str]:
     more = 100 * (reaper.rate / queue.rate - 1)
     margin = _margin(queue, reaper)
     what = "transactions" if part == MIXED else "checkouts"
-    if abs(more) < _ALIKE:
+    if abs(more) <= margin and margin > _VAGUE:
+        yield (
+            f"{title}: the rounds were too few, or differed too much, to "
+            f"tell which pool did more {what}; a longer run may."
+        )
+    elif abs(more) < _ALIKE:
         yield (
             f"{title}: ReaperPool and QueuePool did as many {what}, give or "
             f"take {margin:.0f} %."

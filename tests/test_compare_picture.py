@@ -176,9 +176,18 @@ class TestVerdict:
         )
 
     def test_no_more_than_noise(self) -> None:
-        words = self.of_rounds((0.01, 0.02), (0.015, 0.02))
+        words = self.of_rounds([0.01] * 4, [0.01, 0.015, 0.012, 0.011])
         assert re.search("fewer transactions than QueuePool, give or", words)
         assert "that says little" in words
+
+    def test_too_few_rounds(self) -> None:
+        words = self.of_rounds((0.01, 0.02), (0.015, 0.02))
+        assert "too few, or differed too much, to tell" in words
+        words = self.of_rounds([0.01], [0.0101])
+        assert "too few, or differed too much, to tell" in words
+        # but for a difference beyond any doubt
+        words = self.of_rounds((0.01, 0.01), (0.02, 0.02))
+        assert "50 % fewer" in words
 
     def test_more_than_noise(self) -> None:
         words = self.of_rounds([0.01, 0.0102] * 3, [0.0125, 0.0128] * 3)
