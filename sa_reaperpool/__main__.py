@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import NoReturn
 from typing import TypeAlias
@@ -65,30 +67,58 @@ examples:
   python -m sa_reaperpool watch postgresql+psycopg2://me@localhost/test
 """
 
+_COMPARE = """\
+Threads run a mix of transactions, short and long, on your own database,
+through SQLAlchemy's QueuePool and through ReaperPool, in turns and with the
+same seed; then they fight for connections that each holds for no time.  A
+table says how much came through and how long threads waited.  A picture shows
+it thread by thread, with who held which connection when.
+"""
 
-def _threads(text: str) -> int:
-    try:
-        threads = int(text)
-    except ValueError:
-        threads = 0
-    if not 2 <= threads <= 200:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} (allowed: a whole number from 2 to 200)"
-        )
-    return threads
+_COMPARE_MORE = """\
+Nothing in the database is read or changed but a temporary table, which each
+connection makes for itself and which the database drops with the connection,
+whatever way that ends.  On PostgreSQL this needs the right TEMPORARY on the
+database, on MySQL CREATE TEMPORARY TABLES, on SQLite none.  There are never
+more connections than --connections, by either pool.  An address behind
+PgBouncer in transaction mode cannot be used: there a table would not stay
+with its connection.
+
+The picture is one HTML file that needs nothing else and loads nothing.  It
+shows the name of the driver, and nothing else of the URL.  A file of that
+name is written anew.
+
+exit status:
+  0    compared, for better or worse
+  2    wrong usage, or the database or the file cannot be used
+  130  ended by Ctrl-C
+
+examples:
+  python -m sa_reaperpool compare sqlite:///app.db
+  python -m sa_reaperpool compare postgresql+psycopg2://me@localhost/test
+  python -m sa_reaperpool compare URL --threads 40 --connections 10
+"""
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    # also refuses "nan", which is neither more nor less than anything
-    if not 2 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} (allowed: a number from 2 to 3600)"
-        )
-    return seconds
+def _number(
+    kind: Callable[[str], float], least: float, most: float
+) -> Callable[[str], float]:
+    """Make a type of argument: a number within these."""
+
+    what = "a whole number" if kind is int else "a number"
+
+    def parse(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} (allowed: {what} from {least} to {most})"
+            )
+        return number
+
+    return parse
 
 
 def _seed(text: str) -> int:
@@ -139,6 +169,7 @@ def _parser() -> argparse.ArgumentParser:
         how_long="how long to work, half of it on each pool",
     )
     _add_watch(commands)
+    _add_compare(commands)
     return parser
 
 
@@ -179,7 +210,7 @@ def _add_work(
     )
     command.add_argument(
         "--threads",
-        type=_threads,
+        type=_number(int, 2, 200),
         default=16,
         metavar="N",
         help=f"how many threads share the {connections} connections "
@@ -187,10 +218,59 @@ def _add_work(
     )
     command.add_argument(
         "--seconds",
-        type=_seconds,
+        type=_number(float, 2, 3600),
         default=seconds,
         metavar="S",
         help=f"{how_long} (default: %(default)s)",
+    )
+
+
+def _add_compare(commands: _Commands) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="see both pools at work on your own database, and a picture",
+        description=textwrap.dedent(_COMPARE),
+        epilog=textwrap.dedent(_COMPARE_MORE),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare.add_argument(
+        "url", metavar="URL", help="your database, as SQLAlchemy writes it"
+    )
+    compare.add_argument(
+        "--seconds",
+        type=_number(float, 2, 600),
+        default=20,
+        metavar="S",
+        help="how long to work, half of it on each pool "
+        "(default: %(default)s)",
+    )
+    compare.add_argument(
+        "--threads",
+        type=_number(int, 2, 200),
+        default=16,
+        metavar="N",
+        help="how many threads share the connections (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--connections",
+        type=_number(int, 1, 50),
+        default=4,
+        metavar="N",
+        help="how many connections there are at any time "
+        "(default: %(default)s)",
+    )
+    compare.add_argument(
+        "--seed",
+        type=_seed,
+        default=1,
+        metavar="N",
+        help="repeat the transactions of this number (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--out",
+        default="reaperpool-compare.html",
+        metavar="FILE",
+        help="the picture (default: %(default)s)",
     )
 
 
@@ -199,6 +279,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = _parser().parse_args(arguments)
     try:
+        if options.command == "compare":
+            from .compare import run as compare
+
+            return compare(
+                options.url,
+                seconds=options.seconds,
+                threads=options.threads,
+                connections=options.connections,
+                seed=options.seed,
+                out=options.out,
+            )
+
         if options.command == "watch":
             from .watch import run
         else:

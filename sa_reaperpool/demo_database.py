@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from typing import TypeVar
 
 from sqlalchemy import URL
 from sqlalchemy import Engine
@@ -52,6 +53,9 @@ _LOCK_LIMITS = {
 
 # Drivers that have this parameter.
 _CONNECT_TIMEOUT = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
+
+
+_D = TypeVar("_D", bound="Database")
 
 
 class Unusable(Exception):
@@ -110,7 +114,7 @@ class Database:
 
     @classmethod
     @contextmanager
-    def opened(cls, given: str | None) -> Iterator[Database]:
+    def opened(cls: type[_D], given: str | None) -> Iterator[_D]:
         """Open the database of this URL, or a temporary one.
 
         :raises Unusable: it cannot be reached.
@@ -159,11 +163,7 @@ class Database:
 
     def _engine(self, url: URL, name: str, **options: Any) -> Engine:
         engine = create_engine(url, **options)
-        statements = list(_LOCK_LIMITS.get(self.backend, ()))
-        if self.backend == "postgresql":
-            statements.append(
-                f"SET application_name TO '{_application_name(name)}'"
-            )
+        statements = self._settings(name)
 
         @event.listens_for(engine, "connect")
         def prepare(connection: DBAPIConnection, record: object) -> None:
@@ -174,6 +174,16 @@ class Database:
             connection.commit()
 
         return engine
+
+    def _settings(self, name: str) -> list[str]:
+        """What each connection of this engine does first."""
+
+        statements = list(_LOCK_LIMITS.get(self.backend, ()))
+        if self.backend == "postgresql":
+            statements.append(
+                f"SET application_name TO '{_application_name(name)}'"
+            )
+        return statements
 
     def queue_pool(self, connections: int, timeout: float) -> Engine:
         return self._engine(
@@ -312,7 +322,7 @@ def _parsed(given: str) -> URL:
             "in a password is written %40, and a ? %3F"
         ) from None
 
-    # The demo chooses pool and options itself, for both.
+    # The command chooses pool and options itself, for both.
     plugins = url.query.get("plugin", ())
     if isinstance(plugins, str):
         plugins = (plugins,)

@@ -56,8 +56,10 @@ T = TypeVar("T")
 
 _SQLALCHEMY = os.path.dirname(sqlalchemy.__file__) + os.sep
 _HERE = os.path.dirname(__file__) + os.sep
-# these two are applications that happen to live here
-_APPLICATIONS = frozenset(_HERE + name for name in ("__main__.py", "demo.py"))
+# these are applications that happen to live here
+_APPLICATIONS = frozenset(
+    _HERE + name for name in ("__main__.py", "demo.py", "compare_work.py")
+)
 
 INNER: dict[str, bool | str] = {}
 """By the name of a file: does its code call for somebody else?  "maybe" if

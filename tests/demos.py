@@ -1,4 +1,4 @@
-"""Runs the demo as a user would: as a process of its own."""
+"""Runs the commands as a user would: each as a process of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-COMMAND = [sys.executable, "-m", "sa_reaperpool", "demo"]
+COMMAND = [sys.executable, "-m", "sa_reaperpool"]
 
 
 @dataclass
 class Ended:
-    """What a demo wrote, and how it ended."""
+    """What a command wrote, and how it ended."""
 
     status: int
     out: str
@@ -36,17 +36,20 @@ class Ended:
         return self.out.split(f"\n{pool}\n")[1].split("\n\n")[0]
 
 
-def demo(*arguments: str) -> Ended:
+def demo(*arguments: str, command: str = "demo") -> Ended:
     """Run it to its end."""
 
     done = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60
+        [*COMMAND, command, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
 class Running:
-    """A demo under way."""
+    """A command under way."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -68,9 +71,9 @@ class Running:
 
 
 @contextmanager
-def running(*arguments: str) -> Iterator[Running]:
+def running(*arguments: str, command: str = "demo") -> Iterator[Running]:
     with subprocess.Popen(
-        [*COMMAND, *arguments],
+        [*COMMAND, command, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
