@@ -407,7 +407,7 @@ class Handle(Noting, _ConnectionFairy):
                     or not slot.counted
                     or 0 < queue.maxsize < len(queue.queue)
                 ):
-                    queue.rearrange(entry, slot)
+                    queue.rearrange(entry, slot, now, held)
                 if now >= pool._turn_over:
                     pool.let_others_run(now, turn, lease.last_holder)
             else:
@@ -970,7 +970,7 @@ class AdaptedQueuePool(QueuePool):
         """
         # Where all is as usual, this is what StockedPool.check_out() and
         # SQLAlchemy do between them: an idle connection is fit, nobody waits
-        # and nobody listens.  It is one function, as each call would be
+        # (or newcomers are let in) and nobody listens.  It is one function, as each call would be
         # a fiftieth of it.  Whatever is not usual goes the long way.
         entry = lease = handle = None
         try:
@@ -980,7 +980,7 @@ class AdaptedQueuePool(QueuePool):
                 self._unusual
                 or self._all_checkouts
                 or not idle
-                or queue._waiters
+                or (queue._waiters and monotonic() >= queue.open_until)
                 or queue._shedding
                 or not _page[0]
                 or _record_names["checkout"] is not _record_checkout

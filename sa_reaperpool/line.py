@@ -4,7 +4,10 @@ Who waits gets what comes first, an entry that is made and idle or the turn
 to make one.  A waiting thread is served by whoever frees a slot: the entry
 is put into its hands, in the order in which the threads came.  An idle
 entry or a free slot and a waiter therefore never exist side by side for
-longer than one critical section.
+longer than one critical section; but for what was out for a moment only,
+which newcomers may have for a while (``FairQueue._lets_in``): then the first
+in line has been *called*, and looks for itself as soon as it runs.  Who is
+called and leaves the line looks as well, on behalf of those behind it.
 
 Who may move what: every field here is written under ``_lock`` alone, but for
 ``_errands``, to which anybody appends, and of which who settles takes the
@@ -62,10 +65,13 @@ class Line(Slots[E]):
         self._makers: deque[Waiter] = deque()
         self._errands: deque[Callable[[], object]] = deque()
         self._watchers: deque[Waiter] = deque()
-        # written by whoever hands over, and off by a few at worst
-        self._passed = 0
-        self._pace_until = 0.0
-        self._hurried = False
+        self.open_until = 0.0
+        """Until when newcomers may take what is idle, beside who waits."""
+
+        # Do others run all the time?  More so if positive; written by all who
+        # hand over, and off by one now and then.
+        self._bustle = 0
+        self._rest_at = 0.0
 
     # looking
 

@@ -16,7 +16,8 @@ at and taken is so on one line, in which the interpreter runs no handler.
 
 The usual checkout and the usual return do without the lock, and without a
 call: they are written out in adapter.py, in ``connect()`` and ``close()``.
-The one takes an idle entry where nobody waits, the other is :meth:`.lay`.
+The one takes an idle entry where nobody waits, or newcomers are let in, the
+other is :meth:`.lay`.
 
 Critical sections are single lines, ``with lock: call()``, on purpose.  A
 trace function or debugger that raises at the line of a ``with`` statement
@@ -37,12 +38,21 @@ from .waiter import GONE
 from .waiter import Place
 from .waiter import Waiter
 
-_PACE = 0.02
-"""Seconds over which entries that change hands are counted."""
+BRIEF = 0.001
+"""Seconds; what was out for less was held for no time at all."""
 
-_BRISK = 4000
-"""So many in a second, and processors are what is short: two switches of
-threads take some 100 microseconds."""
+_ROUND = 0.016
+"""Seconds by which newcomers delay the line, from end to end, at most."""
+
+_LONG = 0.0002
+"""Seconds after which a thread that let go of the interpreter has it back,
+where nobody else runs; with some to spare."""
+
+_WHILE = 0.02
+"""Seconds until it is tried again, where it mostly lasts that long."""
+
+_SURE = 4
+"""So many times more one way than the other, and that is how it is."""
 
 
 class FairQueue(Line[E]):
@@ -187,15 +197,28 @@ class FairQueue(Line[E]):
             if waiter.place is not None and waiter.entry is None:
                 waiter.place.taken(waiter)
             waiter.sleep(timeout)
+            while waiter.called and waiter.entry is None:
+                # in this order: what is laid down after that calls anew
+                waiter.called = False
+                self.settle()
+                if waiter.entry is None:
+                    waiter.sleep(waiter.left(timeout))
             if waiter.entry is None:
                 with self._lock: self._leave(waiter)  # fmt: skip
                 self._tidy()
+                self._pass_on()
             return None if waiter.entry is GONE else waiter.entry
         except BaseException:
             with self._lock: self._leave(waiter)  # fmt: skip
             if waiter.entry is not GONE and waiter.own is None:
                 self.put(waiter.entry)
+            self._pass_on()
             raise
+
+    def _pass_on(self) -> None:
+        """Who leaves may have been called for what others wait for."""
+        if self.queue and self._waiters:
+            self.settle()
 
     def leave_if(self, waiter: Waiter, due: Callable[[], bool]) -> bool:
         """Leave the line if this says so; nobody moves between the two.
@@ -207,6 +230,7 @@ class FairQueue(Line[E]):
         """
         with self._lock: left = self._leave_if(waiter, due)  # fmt: skip
         self._tidy()
+        self._pass_on()
         return left
 
     def reserve(self) -> E | None:
@@ -265,8 +289,20 @@ class FairQueue(Line[E]):
         ):
             self.rearrange(entry, slot)
 
-    def rearrange(self, entry: E, slot: _EntryRef[E]) -> None:
-        """What was laid down may be due to somebody, or be one too many."""
+    def rearrange(
+        self,
+        entry: E,
+        slot: _EntryRef[E],
+        now: float = 0.0,
+        held: float = BRIEF,
+    ) -> None:
+        """What was laid down may be due to somebody, or be one too many.
+
+        :param now: the time.
+
+        :param held: for how long it was out.
+
+        """
         if self.locked_here():
             # a finaliser's, or a signal handler's: the section's owner looks
             # at the inbox
@@ -276,28 +312,67 @@ class FairQueue(Line[E]):
             return
         if not slot.counted:
             with self._lock: self._pick_up(entry)  # fmt: skip
+        if held < BRIEF and self._lets_in(now):
+            self._call_first()
+            return
         somebody_waits = self._waiters or self._makers
         self.settle()
         if somebody_waits:
             self._let_run()
 
+    def _lets_in(self, now: float) -> bool:
+        """May a newcomer have what was out for a moment?
+
+        Where threads fight over what each holds for no time, to put it into
+        the hands of one that sleeps takes longer than all that the threads
+        which run do with it.  And once there is a line there always is one,
+        as each who has returned something stands in it again.  So after one
+        has been served, those who come may go before for a while, so long
+        that all who wait go not slower than in this time altogether.
+        """
+        waiting = len(self._waiters)
+        if (
+            not waiting
+            or self._makers
+            or self._inbox
+            or self._shedding
+            or self._crowded()
+        ):
+            return False
+        if now < self.open_until:
+            return True
+        self.open_until = now + min(BRIEF, _ROUND / waiting)
+        return False
+
+    def _call_first(self) -> None:
+        """Have the first in line look for itself, when it can run."""
+        try:
+            waiter = self._waiters[0]
+        except IndexError:
+            return
+        if not waiter.called:
+            # in this order: it takes the one back before it looks
+            waiter.called = True
+            waiter.wake()
+
     def _let_run(self) -> None:
         """Let go of the interpreter, so that who was served can run.
 
         Until this thread does, the entry is of use to nobody.  But it costs
-        two switches more.  Where entries change hands so fast that there is
-        no processor left for these, it does so when it waits itself, soon.
+        two switches of threads.  Where it lasts long until this one runs
+        again, others run all the time, and there is nothing to be gained.
         """
         now = monotonic()
-        self._passed += 1
-        if now >= self._pace_until:
-            # torn apart by others who do the same, this is off by a few
-            self._hurried = self._passed > _BRISK * _PACE
-            self._passed, self._pace_until = 0, now + _PACE
-        if not self._hurried:
-            # The shortest sleep there is, some 50 microseconds, is long
-            # enough for the other to be there; sleep(0) often is not.
-            sleep(1e-6)
+        if self._bustle > 0 and now < self._rest_at:
+            return
+        # The shortest sleep there is, some 50 microseconds, is long
+        # enough for the other to be there; sleep(0) often is not.
+        sleep(1e-6)
+        if monotonic() - now > _LONG:
+            self._bustle = min(self._bustle + 1, _SURE)
+            self._rest_at = now + _WHILE
+        else:
+            self._bustle = max(self._bustle - 1, -_SURE)
 
     def put(self, entry: E, made: bool = True, back: bool = False) -> None:
         """Give an entry back: to who waits longest, else to the idle ones.

@@ -39,13 +39,17 @@ class Waiter:
 
     """
 
-    __slots__ = ("entry", "own", "place", "since", "_bell")
+    __slots__ = ("entry", "own", "place", "since", "called", "_bell")
+
+    called: bool
+    """Was it woken to look for itself, and has not yet?"""
 
     def __init__(self, own: Any = None, place: Place | None = None) -> None:
         self.own = own
         self.entry: Any = None
         self.place = place
         self.since = monotonic()
+        self.called = False
         # A plain lock wakes its waiter in half the time that a Condition
         # takes; it is held from the start, and released once.
         self._bell = threading.Lock()
@@ -63,3 +67,9 @@ class Waiter:
             self._bell.acquire()
         elif seconds > 0:
             self._bell.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+
+    def left(self, seconds: float | None) -> float | None:
+        """What is left of so many, since it stands in line."""
+        return (
+            None if seconds is None else self.since + seconds - monotonic()
+        )

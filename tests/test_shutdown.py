@@ -9,6 +9,7 @@ import pickle
 import signal
 import threading
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from rounds import Clock
@@ -376,6 +377,7 @@ def test_one_that_is_being_looked_at(driver):
     pool.connect().close()
     [entry] = pool.idle_entries()
     entry.probe = gate
+    entry.look = SimpleNamespace(quiet=lambda: False)
     borrower = Task(pool.connect)
     gate.wait()
     task = in_shutdown(pool)
