@@ -379,6 +379,8 @@ class Handle(Noting, _ConnectionFairy):
                         # all that it would do
                         entry.dbapi_connection.rollback()
                     else:
+                        # it takes the connection to be in the handle
+                        self.dbapi_connection = entry.dbapi_connection
                         roll_back(self)
                 resetting = False
             entry.fairy_ref = None
