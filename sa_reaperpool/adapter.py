@@ -126,6 +126,7 @@ from .lease import called_here
 from .lease import is_generated
 from .lease import lease_ended
 from .lost import warn_of_lost
+from .reaper import reaper as _reaper
 from .timings import Timings
 
 if TYPE_CHECKING:
@@ -279,6 +280,13 @@ class EndedHandle(_ConnectionFairy):
     def commit(self) -> None:
         self.dbapi_connection.commit()
 
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        # one that was detached is closed now, if there was no close before
+        if self.dbapi_connection is None or not _put_off_end(
+            self, transaction_was_reset
+        ):
+            _ConnectionFairy._checkin(self, transaction_was_reset)
+
 
 class Handle(Noting, _ConnectionFairy):
     """What a user holds while his lease lasts.
@@ -347,6 +355,15 @@ class Handle(Noting, _ConnectionFairy):
             lease = self.lease
             pool = lease.pool
             entry = lease.entry
+            # a fork meanwhile gives the child's pool another
+            queue = pool.queue
+            # as StockedPool.put_off()
+            if (
+                queue._lock._is_owned()
+                or _reaper._duty._is_owned()
+                or (_reaper._others and _reaper._lock._is_owned())
+            ) and _put_off_close(self, transaction_reset):
+                return
             if (
                 pool._unusual
                 or pool._all_checkins
@@ -357,8 +374,6 @@ class Handle(Noting, _ConnectionFairy):
             ):
                 _ConnectionFairy._close_special(self, transaction_reset)
                 return
-            # a fork meanwhile gives the child's pool another
-            queue = pool.queue
             if pool._leases.pop(lease, None) is None:
                 # taken back
                 return
@@ -452,6 +467,8 @@ class Handle(Noting, _ConnectionFairy):
         if soft:
             _ConnectionFairy.invalidate(self, e, soft=True)
             return
+        if self._pool.put_off(lambda: self.invalidate(e)):
+            return
         lease = self.__dict__.get("lease")
         lost: list[str] = []
         try:
@@ -502,6 +519,18 @@ def _end(handle: Handle) -> Lease | None:
     # with the lease goes its weak reference, before that can fire
     del handle.lease
     return lease  # type: ignore[no-any-return]
+
+
+def _put_off_close(handle: Handle, was_reset: bool) -> bool:
+    """Put off a close(), if need be; the lease lasts until then."""
+    # not in close() itself, where each use of self would take longer
+    return handle._pool.put_off(lambda: handle._close_special(was_reset))
+
+
+def _put_off_end(handle: _ConnectionFairy, was_reset: bool) -> bool:
+    """Put off what resets and closes a detached connection, if need be."""
+    pool = cast(AdaptedQueuePool, handle._pool)
+    return pool.put_off(lambda: handle._checkin(was_reset))
 
 
 def _reset_failed(
@@ -581,6 +610,8 @@ class PartedHandle(Parted, _ConnectionFairy):
     __slots__ = ()
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
+        if _put_off_end(self, transaction_was_reset):
+            return
         reservation = self.level.reservation
         self.__class__ = _ConnectionFairy  # type: ignore[assignment]
         commits = self._pool._reset_on_return is _base.reset_commit
@@ -903,6 +934,9 @@ class AdaptedQueuePool(QueuePool):
         raise NotImplementedError()
 
     def _handle_collected(self, ref: weakref.ref[Any]) -> None:
+        raise NotImplementedError()
+
+    def put_off(self, task: Callable[[], object]) -> bool:
         raise NotImplementedError()
 
     def _connect(self, entry: Entry, connect: Callable[[Any], Any]) -> Any:

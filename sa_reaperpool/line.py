@@ -136,12 +136,22 @@ class Line(Slots[E]):
             raise
 
     def _run_errand(self) -> None:
+        errand = None
         try:
             errand = self._errands.popleft()
+            errand()
         except IndexError:
             # another thread was faster
-            return
-        errand()
+            if errand is not None:
+                raise
+        except Exception:
+            raise
+        except BaseException:
+            # interrupted, where nobody knows: for who settles next, and in
+            # vain if it was done
+            if errand is not None:
+                self._errands.append(errand)
+            raise
 
     def _tidy(self) -> None:
         """After each critical section: what came in while it lasted."""

@@ -13,6 +13,7 @@ import weakref
 from time import monotonic
 from time import time
 from typing import Any
+from typing import Callable
 
 from . import adapter
 from . import fork
@@ -299,20 +300,37 @@ class StockedPool(OpeningPool):
         if process.forked():
             return
         try:
-            if reaper.delayed_here():
-                # a reset may block
-                reaper.run_soon(self, lambda: self._return_quietly(ref))
-            else:
-                self.queue.run_outside(lambda: self._return_quietly(ref))
+            self._do_outside(lambda: self._return_collected(ref))
         except BaseException as error:
             # Nobody can catch it, but somebody may keep it for a report,
             # and with it the frames in its traceback, which refer to the
             # entry.
             raise error.with_traceback(None)
 
-    def _return_quietly(self, ref: weakref.ref[Any]) -> None:
+    def put_off(self, task: Callable[[], object]) -> bool:
+        """Have what may block done later, where it must not be done now.
+
+        That is in a finaliser, or a signal's handler, that came in the midst
+        of a section of the queue's, or in one of the reaper's rooms.
+
+        :return: False if it may be done here.
+
+        """
+        if reaper.delayed_here():
+            reaper.run_soon(self, lambda: self._do_outside(task))
+            return True
+        if self.queue.locked_here():
+            self.queue.run_outside(lambda: self._do_outside(task))
+            return True
+        return False
+
+    def _do_outside(self, task: Callable[[], object]) -> None:
+        """Do what may block, or put it off, for nobody who would be told."""
         try:
-            self._return_collected(ref)
+            # also if it was put off before: the reaper may be the first to
+            # settle a queue after that
+            if not self.put_off(task):
+                task()
         except Exception:
             # Whoever runs this has nothing to do with it.  As text: a log
             # record that is kept must not keep the entry with its frames.

@@ -99,7 +99,10 @@ def every_lock(pool):
 
 
 def test_no_lock_is_missing_above(driver):
-    assert len(every_lock(a_pool(driver))) == len(LOCKS) - 2
+    names = every_lock(a_pool(driver))
+    # its thread's own, which nobody else ever takes
+    names.remove("_duty")
+    assert len(names) == len(LOCKS) - 2
 
 
 # the first connect
