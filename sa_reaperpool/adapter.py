@@ -256,6 +256,15 @@ class Entry(_ConnectionRecord):
             self._checkin_failed(error, _fairy_was_created=False)
             raise
 
+    def invalidate(
+        self, e: BaseException | None = None, soft: bool = False
+    ) -> None:
+        if not soft and _is_parents(self):
+            # what failed here did so in a child, which closes nothing of it
+            self.dbapi_connection = None
+            return
+        super().invalidate(e, soft)
+
     def discard(self, error: BaseException | None = None) -> None:
         """Close the connection and give the place back, by its own way.
 
@@ -275,10 +284,13 @@ class EndedHandle(_ConnectionFairy):
     _finalizer: Any = _NO_FINALISER
 
     def rollback(self) -> None:
-        self.dbapi_connection.rollback()
+        # as in close(): a handler may have forked on the way to here
+        record = self._connection_record
+        if record is None or (_page[0] and record.process == self._pool.process): self.dbapi_connection.rollback()  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501, E701
 
     def commit(self) -> None:
-        self.dbapi_connection.commit()
+        record = self._connection_record
+        if record is None or (_page[0] and record.process == self._pool.process): self.dbapi_connection.commit()  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501, E701
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
         # one that was detached is closed now, if there was no close before
@@ -370,7 +382,6 @@ class Handle(Noting, _ConnectionFairy):
                 or pool._all_resets
                 or not lease.usual
                 or entry.finalize_callback
-                or not _page[0]
             ):
                 _ConnectionFairy._close_special(self, transaction_reset)
                 return
@@ -383,8 +394,11 @@ class Handle(Noting, _ConnectionFairy):
                 pool._reset_on_return is reset_rollback
             ):
                 resetting = True
+                # Each in one line with the look whether this is a child of
+                # the process whose connection it is: a signal's handler may
+                # fork, and so may what a finaliser does.
                 if pool._dialect_given is _NO_DIALECT:
-                    entry.dbapi_connection.rollback()
+                    if _page[0] and entry.process == pool.process: entry.dbapi_connection.rollback()  # fmt: skip  # noqa: E501, E701
                 else:
                     roll_back = pool._dialect_given.do_rollback
                     if (
@@ -392,11 +406,11 @@ class Handle(Noting, _ConnectionFairy):
                         and roll_back.__func__ is pool._plain_rollback
                     ):
                         # all that it would do
-                        entry.dbapi_connection.rollback()
+                        if _page[0] and entry.process == pool.process: entry.dbapi_connection.rollback()  # fmt: skip  # noqa: E501, E701
                     else:
                         # it takes the connection to be in the handle
                         self.dbapi_connection = entry.dbapi_connection
-                        roll_back(self)
+                        if _page[0] and entry.process == pool.process: roll_back(self)  # fmt: skip  # noqa: E501, E701
                 resetting = False
             entry.fairy_ref = None
             self.dbapi_connection = self._connection_record = None
@@ -405,6 +419,7 @@ class Handle(Noting, _ConnectionFairy):
                 entry.outdated is None
                 and entry.dbapi_connection is not None
                 and pool.settings.max_age is None
+                and entry.process == pool.process
             ):
                 entry.idle_since = entry.traffic_at = now = monotonic()
                 held = now - lease.taken
@@ -424,7 +439,8 @@ class Handle(Noting, _ConnectionFairy):
                     or not slot.counted
                     or 0 < queue.maxsize < len(queue.queue)
                 ):
-                    queue.rearrange(entry, slot)
+                    # in a child that is the parent's queue
+                    if _page[0] and entry.process == pool.process: queue.rearrange(entry, slot)  # fmt: skip  # noqa: E501, E701
                 if now >= pool._turn_over:
                     pool.let_others_run(now, turn, lease.last_holder)
             else:
@@ -542,6 +558,9 @@ def _reset_failed(
 
     """
     pool, entry = lease.pool, lease.entry
+    if _is_parents(entry):
+        _take_apart(handle)
+        return isinstance(error, Exception)
     pool.logger.error("Exception during reset or similar", exc_info=True)
     if isinstance(error, Exception):
         entry.invalidate(error)
@@ -579,7 +598,18 @@ def _let_go(handle: _ConnectionFairy, lease: Lease | None) -> None:
         return
     _take_apart(handle)
     lease.pool._leases.pop(lease, None)
-    lease.pool.give_up(lease.entry, lease.turn)
+    if not _is_parents(lease.entry):
+        lease.pool.give_up(lease.entry, lease.turn)
+
+
+def _is_parents(entry: Entry) -> bool:
+    """Is it the parent's of this process?  Then it is kept, for ever."""
+    pool = entry.pool()
+    ours = pool is None or entry.process == pool.process
+    if ours and not process.forked():
+        return False
+    fork.keep((entry, entry.dbapi_connection))
+    return True
 
 
 def _take_apart(handle: _ConnectionFairy) -> None:
@@ -816,7 +846,7 @@ def fence(handle: Any, error: ConnectionReclaimed) -> None:
     handle.__dict__.pop("lease", None)
 
 
-class _Returned(_ConnectionFairy):
+class _Returned(EndedHandle):
     """Stands for a handle that is gone, while its connection is reset.
 
     SQLAlchemy would make one with a finaliser, as for a checkout.  When its
@@ -825,8 +855,6 @@ class _Returned(_ConnectionFairy):
     """
 
     __slots__ = ()
-
-    _finalizer: Any = _NO_FINALISER
 
     def __init__(self, entry: Entry, pool: AdaptedQueuePool):
         self._pool = pool
@@ -1018,7 +1046,6 @@ class AdaptedQueuePool(QueuePool):
                 or not idle
                 or queue._waiters
                 or queue._shedding
-                or not _page[0]
                 or _record_names["checkout"] is not _record_checkout
                 # a KeyError where the level has not been asked for
                 or self._logs_at[DEBUG]
@@ -1074,9 +1101,15 @@ class AdaptedQueuePool(QueuePool):
                     next(self.checkouts)
                     if self.timings is not None:
                         self.timings.waited(0.0)
-                    return handle
-                queue.put(entry, made=not slot.hollow, back=True)
-                entry = None
+                    # in one line, since a signal's handler may fork
+                    if _page[0] and entry.process == self.process: return handle  # fmt: skip  # noqa: E501, E701
+                elif _page[0] and entry.process == self.process:
+                    queue.put(entry, made=not slot.hollow, back=True)
+                    entry = None
+                if entry is not None:
+                    # this is the child
+                    self.leave_to_parent(entry, handle)
+                    entry = None
         except (LookupError, AttributeError):
             if entry is not None:
                 self._unlend(entry, lease, handle)
@@ -1116,6 +1149,9 @@ class AdaptedQueuePool(QueuePool):
         self, entry: Entry, lease: Lease | None, handle: Handle | None
     ) -> None:
         """Give up what an interrupted checkout had in its hands."""
+        if _is_parents(entry):
+            self.leave_to_parent(entry, handle)
+            return
         turn = entry.slot.turn
         if lease is not None:
             # since when it was registered, it may have become somebody else's
@@ -1124,6 +1160,15 @@ class AdaptedQueuePool(QueuePool):
         if handle is not None:
             _take_apart(handle)
         self.give_up(entry, turn)
+
+    def leave_to_parent(self, entry: Entry, handle: Handle | None) -> None:
+        """In a child: forget what the forking thread was about to get."""
+        fork.keep((entry, entry.dbapi_connection))
+        if handle is not None:
+            lease = handle.__dict__.get("lease")
+            if lease is not None:
+                self._leases.pop(lease, None)
+            _take_apart(handle)
 
     # SQLAlchemy's hooks
 

@@ -91,6 +91,7 @@ class StockedPool(OpeningPool):
         entries = before.inherited()
         # before anything of it is let go of
         fork.keep((before, self._leases, entries))
+        before.leave_to_parent(fork.keep)
         self.inherit(entries)
         shut = self.shut
         for ref, lease in self._leases.copy().items():
@@ -138,7 +139,12 @@ class StockedPool(OpeningPool):
         checkouts.current = checkout
         try:
             if self.may_lend():
-                handle = self._lend_here(checkout)
+                entry = self._take_entry()
+                handle = self._lend_here(checkout, entry)
+                if entry.process != self.process:
+                    # a signal's handler has forked, and this is the child
+                    self.leave_to_parent(entry, handle)
+                    return self.check_out(timeout)
                 next(self.checkouts)
                 if self.timings is not None:
                     self.timings.waited(monotonic() - checkout.began)
@@ -163,9 +169,8 @@ class StockedPool(OpeningPool):
             self._give_up_checkout(checkout)
             raise
 
-    def _lend_here(self, checkout: Checkout) -> Handle:
+    def _lend_here(self, checkout: Checkout, entry: Entry) -> Handle:
         """What SQLAlchemy would do for us between this and the handle."""
-        entry = self._take_entry()
         entry.renew()
         line = checkout.line or application_line(2)
         return adapter.lend(entry, self, line)
@@ -270,8 +275,9 @@ class StockedPool(OpeningPool):
 
     def _give_back(self, entry: Entry) -> None:
         """SQLAlchemy returns a record, connected or not."""
-        if entry.process != self.process:
-            # a listener has forked, and this is the child
+        if entry.process != self.process or not process.page[0]:
+            # a listener or a handler has forked, and this is the child
+            fork.keep((entry, entry.dbapi_connection))
             return
         entry.idle_since = entry.traffic_at = now = monotonic()
         if entry.lent_at:
