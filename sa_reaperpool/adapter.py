@@ -419,7 +419,6 @@ class Handle(Noting, _ConnectionFairy):
                 entry.outdated is None
                 and entry.dbapi_connection is not None
                 and pool.settings.max_age is None
-                and entry.process == pool.process
             ):
                 entry.idle_since = entry.traffic_at = now = monotonic()
                 held = now - lease.taken
@@ -926,7 +925,9 @@ class AdaptedQueuePool(QueuePool):
 
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
-    _dialect_given: Any = _NO_DIALECT
+    # no object of a class in Python: to find one in the pool, where there is
+    # another in its class, takes longer
+    _dialect_given: Any = None
     _inherited: frozenset[int] = frozenset()
     process: int = 0
     """Whose connections these are."""
@@ -1232,7 +1233,8 @@ class AdaptedQueuePool(QueuePool):
 
     @property
     def _dialect(self) -> Any:
-        return self._dialect_given
+        given = self._dialect_given
+        return _NO_DIALECT if given is None else given
 
     @_dialect.setter
     def _dialect(self, dialect: Any) -> None:
@@ -1295,7 +1297,7 @@ class AdaptedQueuePool(QueuePool):
             or events.reset
         )
         # in the pool itself, where they are found faster than in its class
-        self._dialect_given = self._dialect_given
+        self._dialect_given = self._dialect
         self.timings = self.timings
         self._turn_over = self._turn_over
         # where a logger notes what it has found out; it forgets that when
