@@ -126,6 +126,7 @@ from .lease import called_here
 from .lease import is_generated
 from .lease import lease_ended
 from .lost import warn_of_lost
+from .reaper import reaper as _reaper
 from .timings import Timings
 
 if TYPE_CHECKING:
@@ -255,6 +256,15 @@ class Entry(_ConnectionRecord):
             self._checkin_failed(error, _fairy_was_created=False)
             raise
 
+    def invalidate(
+        self, e: BaseException | None = None, soft: bool = False
+    ) -> None:
+        if not soft and _is_parents(self):
+            # what failed here did so in a child, which closes nothing of it
+            self.dbapi_connection = None
+            return
+        super().invalidate(e, soft)
+
     def discard(self, error: BaseException | None = None) -> None:
         """Close the connection and give the place back, by its own way.
 
@@ -274,10 +284,20 @@ class EndedHandle(_ConnectionFairy):
     _finalizer: Any = _NO_FINALISER
 
     def rollback(self) -> None:
-        self.dbapi_connection.rollback()
+        # as in close(): a handler may have forked on the way to here
+        record = self._connection_record
+        if record is None or (_page[0] and record.process == self._pool.process): self.dbapi_connection.rollback()  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501, E701
 
     def commit(self) -> None:
-        self.dbapi_connection.commit()
+        record = self._connection_record
+        if record is None or (_page[0] and record.process == self._pool.process): self.dbapi_connection.commit()  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501, E701
+
+    def _checkin(self, transaction_was_reset: bool = False) -> None:
+        # one that was detached is closed now, if there was no close before
+        if self.dbapi_connection is None or not _put_off_end(
+            self, transaction_was_reset
+        ):
+            _ConnectionFairy._checkin(self, transaction_was_reset)
 
 
 class Handle(Noting, _ConnectionFairy):
@@ -347,18 +367,24 @@ class Handle(Noting, _ConnectionFairy):
             lease = self.lease
             pool = lease.pool
             entry = lease.entry
+            # a fork meanwhile gives the child's pool another
+            queue = pool.queue
+            # as StockedPool.put_off()
+            if (
+                queue._lock._is_owned()
+                or _reaper._duty._is_owned()
+                or (_reaper._others and _reaper._lock._is_owned())
+            ) and _put_off_close(self, transaction_reset):
+                return
             if (
                 pool._unusual
                 or pool._all_checkins
                 or pool._all_resets
                 or not lease.usual
                 or entry.finalize_callback
-                or not _page[0]
             ):
                 _ConnectionFairy._close_special(self, transaction_reset)
                 return
-            # a fork meanwhile gives the child's pool another
-            queue = pool.queue
             if pool._leases.pop(lease, None) is None:
                 # taken back
                 return
@@ -368,8 +394,11 @@ class Handle(Noting, _ConnectionFairy):
                 pool._reset_on_return is reset_rollback
             ):
                 resetting = True
+                # Each in one line with the look whether this is a child of
+                # the process whose connection it is: a signal's handler may
+                # fork, and so may what a finaliser does.
                 if pool._dialect_given is _NO_DIALECT:
-                    entry.dbapi_connection.rollback()
+                    if _page[0] and entry.process == pool.process: entry.dbapi_connection.rollback()  # fmt: skip  # noqa: E501, E701
                 else:
                     roll_back = pool._dialect_given.do_rollback
                     if (
@@ -377,9 +406,11 @@ class Handle(Noting, _ConnectionFairy):
                         and roll_back.__func__ is pool._plain_rollback
                     ):
                         # all that it would do
-                        entry.dbapi_connection.rollback()
+                        if _page[0] and entry.process == pool.process: entry.dbapi_connection.rollback()  # fmt: skip  # noqa: E501, E701
                     else:
-                        roll_back(self)
+                        # it takes the connection to be in the handle
+                        self.dbapi_connection = entry.dbapi_connection
+                        if _page[0] and entry.process == pool.process: roll_back(self)  # fmt: skip  # noqa: E501, E701
                 resetting = False
             entry.fairy_ref = None
             self.dbapi_connection = self._connection_record = None
@@ -407,7 +438,8 @@ class Handle(Noting, _ConnectionFairy):
                     or not slot.counted
                     or 0 < queue.maxsize < len(queue.queue)
                 ):
-                    queue.rearrange(entry, slot, now, held)
+                    # in a child that is the parent's queue
+                    if _page[0] and entry.process == pool.process: queue.rearrange(entry, slot, now, held)  # fmt: skip  # noqa: E501, E701
                 if now >= pool._turn_over:
                     pool.let_others_run(now, turn, lease.last_holder)
             else:
@@ -449,6 +481,8 @@ class Handle(Noting, _ConnectionFairy):
     ) -> None:
         if soft:
             _ConnectionFairy.invalidate(self, e, soft=True)
+            return
+        if self._pool.put_off(lambda: self.invalidate(e)):
             return
         lease = self.__dict__.get("lease")
         lost: list[str] = []
@@ -502,6 +536,18 @@ def _end(handle: Handle) -> Lease | None:
     return lease  # type: ignore[no-any-return]
 
 
+def _put_off_close(handle: Handle, was_reset: bool) -> bool:
+    """Put off a close(), if need be; the lease lasts until then."""
+    # not in close() itself, where each use of self would take longer
+    return handle._pool.put_off(lambda: handle._close_special(was_reset))
+
+
+def _put_off_end(handle: _ConnectionFairy, was_reset: bool) -> bool:
+    """Put off what resets and closes a detached connection, if need be."""
+    pool = cast(AdaptedQueuePool, handle._pool)
+    return pool.put_off(lambda: handle._checkin(was_reset))
+
+
 def _reset_failed(
     handle: _ConnectionFairy, lease: Lease, error: BaseException
 ) -> bool:
@@ -511,6 +557,9 @@ def _reset_failed(
 
     """
     pool, entry = lease.pool, lease.entry
+    if _is_parents(entry):
+        _take_apart(handle)
+        return isinstance(error, Exception)
     pool.logger.error("Exception during reset or similar", exc_info=True)
     if isinstance(error, Exception):
         entry.invalidate(error)
@@ -548,7 +597,18 @@ def _let_go(handle: _ConnectionFairy, lease: Lease | None) -> None:
         return
     _take_apart(handle)
     lease.pool._leases.pop(lease, None)
-    lease.pool.give_up(lease.entry, lease.turn)
+    if not _is_parents(lease.entry):
+        lease.pool.give_up(lease.entry, lease.turn)
+
+
+def _is_parents(entry: Entry) -> bool:
+    """Is it the parent's of this process?  Then it is kept, for ever."""
+    pool = entry.pool()
+    ours = pool is None or entry.process == pool.process
+    if ours and not process.forked():
+        return False
+    fork.keep((entry, entry.dbapi_connection))
+    return True
 
 
 def _take_apart(handle: _ConnectionFairy) -> None:
@@ -579,6 +639,8 @@ class PartedHandle(Parted, _ConnectionFairy):
     __slots__ = ()
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
+        if _put_off_end(self, transaction_was_reset):
+            return
         reservation = self.level.reservation
         self.__class__ = _ConnectionFairy  # type: ignore[assignment]
         commits = self._pool._reset_on_return is _base.reset_commit
@@ -783,7 +845,7 @@ def fence(handle: Any, error: ConnectionReclaimed) -> None:
     handle.__dict__.pop("lease", None)
 
 
-class _Returned(_ConnectionFairy):
+class _Returned(EndedHandle):
     """Stands for a handle that is gone, while its connection is reset.
 
     SQLAlchemy would make one with a finaliser, as for a checkout.  When its
@@ -792,8 +854,6 @@ class _Returned(_ConnectionFairy):
     """
 
     __slots__ = ()
-
-    _finalizer: Any = _NO_FINALISER
 
     def __init__(self, entry: Entry, pool: AdaptedQueuePool):
         self._pool = pool
@@ -865,7 +925,9 @@ class AdaptedQueuePool(QueuePool):
 
     _leases: dict[weakref.ref[Any], Lease]
     queue: FairQueue[Entry] = None  # type: ignore[assignment]
-    _dialect_given: Any = _NO_DIALECT
+    # no object of a class in Python: to find one in the pool, where there is
+    # another in its class, takes longer
+    _dialect_given: Any = None
     _inherited: frozenset[int] = frozenset()
     process: int = 0
     """Whose connections these are."""
@@ -901,6 +963,9 @@ class AdaptedQueuePool(QueuePool):
         raise NotImplementedError()
 
     def _handle_collected(self, ref: weakref.ref[Any]) -> None:
+        raise NotImplementedError()
+
+    def put_off(self, task: Callable[[], object]) -> bool:
         raise NotImplementedError()
 
     def _connect(self, entry: Entry, connect: Callable[[Any], Any]) -> Any:
@@ -970,8 +1035,9 @@ class AdaptedQueuePool(QueuePool):
         """
         # Where all is as usual, this is what StockedPool.check_out() and
         # SQLAlchemy do between them: an idle connection is fit, nobody waits
-        # (or newcomers are let in) and nobody listens.  It is one function, as each call would be
-        # a fiftieth of it.  Whatever is not usual goes the long way.
+        # (or newcomers are let in) and nobody listens.  It is one function,
+        # as each call would be a fiftieth of it.  Whatever is not usual goes
+        # the long way.
         entry = lease = handle = None
         try:
             queue = self.queue
@@ -982,7 +1048,6 @@ class AdaptedQueuePool(QueuePool):
                 or not idle
                 or (queue._waiters and monotonic() >= queue.open_until)
                 or queue._shedding
-                or not _page[0]
                 or _record_names["checkout"] is not _record_checkout
                 # a KeyError where the level has not been asked for
                 or self._logs_at[DEBUG]
@@ -1038,9 +1103,15 @@ class AdaptedQueuePool(QueuePool):
                     next(self.checkouts)
                     if self.timings is not None:
                         self.timings.waited(0.0)
-                    return handle
-                queue.put(entry, made=not slot.hollow, back=True)
-                entry = None
+                    # in one line, since a signal's handler may fork
+                    if _page[0] and entry.process == self.process: return handle  # fmt: skip  # noqa: E501, E701
+                elif _page[0] and entry.process == self.process:
+                    queue.put(entry, made=not slot.hollow, back=True)
+                    entry = None
+                if entry is not None:
+                    # this is the child
+                    self.leave_to_parent(entry, handle)
+                    entry = None
         except (LookupError, AttributeError):
             if entry is not None:
                 self._unlend(entry, lease, handle)
@@ -1080,6 +1151,9 @@ class AdaptedQueuePool(QueuePool):
         self, entry: Entry, lease: Lease | None, handle: Handle | None
     ) -> None:
         """Give up what an interrupted checkout had in its hands."""
+        if _is_parents(entry):
+            self.leave_to_parent(entry, handle)
+            return
         turn = entry.slot.turn
         if lease is not None:
             # since when it was registered, it may have become somebody else's
@@ -1088,6 +1162,15 @@ class AdaptedQueuePool(QueuePool):
         if handle is not None:
             _take_apart(handle)
         self.give_up(entry, turn)
+
+    def leave_to_parent(self, entry: Entry, handle: Handle | None) -> None:
+        """In a child: forget what the forking thread was about to get."""
+        fork.keep((entry, entry.dbapi_connection))
+        if handle is not None:
+            lease = handle.__dict__.get("lease")
+            if lease is not None:
+                self._leases.pop(lease, None)
+            _take_apart(handle)
 
     # SQLAlchemy's hooks
 
@@ -1151,7 +1234,8 @@ class AdaptedQueuePool(QueuePool):
 
     @property
     def _dialect(self) -> Any:
-        return self._dialect_given
+        given = self._dialect_given
+        return _NO_DIALECT if given is None else given
 
     @_dialect.setter
     def _dialect(self, dialect: Any) -> None:
@@ -1214,7 +1298,7 @@ class AdaptedQueuePool(QueuePool):
             or events.reset
         )
         # in the pool itself, where they are found faster than in its class
-        self._dialect_given = self._dialect_given
+        self._dialect_given = self._dialect
         self.timings = self.timings
         self._turn_over = self._turn_over
         # where a logger notes what it has found out; it forgets that when

@@ -83,6 +83,19 @@ class Line(Slots[E]):
         """Is this very thread inside one of the critical sections?"""
         return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return]
 
+    def leave_to_parent(self, keep: Callable[[E], object]) -> None:
+        """In a forked child, of whom the forking thread may be in here.
+
+        As it leaves, it is not to wait for a lock of which the holder is not
+        here, nor to serve the parent's threads, nor to close anything.
+
+        :param keep: what to do instead.
+
+        """
+        self._lock = threading.RLock()
+        self._waiters, self._makers = deque(), deque()
+        self._surplus = keep
+
     def unsettled(self) -> bool:
         """Did an interrupted line leave something to :meth:`.purge`?"""
         if self._inbox or self._errands or self._excess:
@@ -142,12 +155,22 @@ class Line(Slots[E]):
             raise
 
     def _run_errand(self) -> None:
+        errand = None
         try:
             errand = self._errands.popleft()
+            errand()
         except IndexError:
             # another thread was faster
-            return
-        errand()
+            if errand is not None:
+                raise
+        except Exception:
+            raise
+        except BaseException:
+            # interrupted, where nobody knows: for who settles next, and in
+            # vain if it was done
+            if errand is not None:
+                self._errands.append(errand)
+            raise
 
     def _tidy(self) -> None:
         """After each critical section: what came in while it lasted."""

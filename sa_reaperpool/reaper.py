@@ -85,7 +85,6 @@ class Reaper:
     """Calls each pool when it is time."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
         self.restart()
 
     def restart(self) -> object:
@@ -95,13 +94,18 @@ class Reaper:
 
         """
         before = vars(self).copy()
-        self._lock = threading.RLock()
-        self._crew = Crew()
+        # one for both rooms, so that who returns a connection, maybe as a
+        # finaliser in one of their sections, has one to look at
+        self._lock: Any = threading.RLock()
+        # something is in here whenever not its own thread may have the lock
+        self._others: set[object] = set()
+        self._crew = Crew(lock=self._lock, others=self._others)
         self._mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._rounds: dict[weakref.ref[Tended], float] = {}
         self._lease_checks: dict[weakref.ref[Tended], float] = {}
         self._thread: threading.Thread | None = None
-        self._ident: int | None = None
+        # its thread has it for as long as it runs, and nobody else ever
+        self._duty: Any = threading.RLock()
         self._stopping = False
         self._try_at = 0.0
         return before
@@ -130,22 +134,28 @@ class Reaper:
         return self._has_thread()
 
     def _has_thread(self) -> bool:
+        asking = object()
         try:
+            self._others.add(asking)
             # locked, so that it does not end meanwhile
             with self._lock: return self._start()  # fmt: skip
         except Exception as error:
             self._try_at = monotonic() + _TRY_AGAIN
             log.warning("No thread for the reaper: %s", error)
             return False
+        finally:
+            self._others.discard(asking)
 
     def delayed_here(self) -> bool:
         """Would what blocks the calling thread delay all pools?
 
-        As it is the reaper's, or has the lock of the reaper's helpers.
+        As it is the reaper's, or has the lock of the reaper's rooms.
         """
-        if self._ident == threading.get_ident():
-            return True
-        return self._crew.locked_here()
+        return bool(
+            self._duty._is_owned()
+            or self._lock._is_owned()
+            or self._crew.locked_here()
+        )
 
     def run_soon(self, pool: Any, errand: Callable[[], object]) -> None:
         """Anywhere, any time: have a helper do what may block."""
@@ -204,18 +214,21 @@ class Reaper:
         return True
 
     def _run(self, mailbox: queue.SimpleQueue[Any]) -> None:
-        with self._lock:
-            if self._thread is not None:
-                return
-            self._thread = threading.current_thread()
-            self._ident = threading.get_ident()
-        while not self._done(mailbox):
-            try:
-                self._step(mailbox)
-            except Exception:
-                log.error("Exception in the reaper", exc_info=True)
-                # should it come again and again
-                sleep(0.1)
+        # a new one, as the thread before may have its own a while longer
+        duty = threading.RLock()
+        with duty:
+            with self._lock:
+                if self._thread is not None:
+                    return
+                self._thread = threading.current_thread()
+                self._duty = duty
+            while not self._done(mailbox):
+                try:
+                    self._step(mailbox)
+                except Exception:
+                    log.error("Exception in the reaper", exc_info=True)
+                    # should it come again and again
+                    sleep(0.1)
 
     def _done(self, mailbox: queue.SimpleQueue[Any]) -> bool:
         with self._lock:
@@ -223,7 +236,7 @@ class Reaper:
                 return True
             idle = not (self._rounds or self._crew.understaffed)
             if self._stopping or (idle and mailbox.empty()):
-                self._thread = self._ident = None
+                self._thread = None
                 return True
             return False
 

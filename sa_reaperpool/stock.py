@@ -13,6 +13,7 @@ import weakref
 from time import monotonic
 from time import time
 from typing import Any
+from typing import Callable
 
 from . import adapter
 from . import fork
@@ -90,6 +91,7 @@ class StockedPool(OpeningPool):
         entries = before.inherited()
         # before anything of it is let go of
         fork.keep((before, self._leases, entries))
+        before.leave_to_parent(fork.keep)
         self.inherit(entries)
         shut = self.shut
         for ref, lease in self._leases.copy().items():
@@ -137,7 +139,12 @@ class StockedPool(OpeningPool):
         checkouts.current = checkout
         try:
             if self.may_lend():
-                handle = self._lend_here(checkout)
+                entry = self._take_entry()
+                handle = self._lend_here(checkout, entry)
+                if entry.process != self.process:
+                    # a signal's handler has forked, and this is the child
+                    self.leave_to_parent(entry, handle)
+                    return self.check_out(timeout)
                 next(self.checkouts)
                 if self.timings is not None:
                     self.timings.waited(monotonic() - checkout.began)
@@ -162,9 +169,8 @@ class StockedPool(OpeningPool):
             self._give_up_checkout(checkout)
             raise
 
-    def _lend_here(self, checkout: Checkout) -> Handle:
+    def _lend_here(self, checkout: Checkout, entry: Entry) -> Handle:
         """What SQLAlchemy would do for us between this and the handle."""
-        entry = self._take_entry()
         entry.renew()
         line = checkout.line or application_line(2)
         return adapter.lend(entry, self, line)
@@ -269,8 +275,9 @@ class StockedPool(OpeningPool):
 
     def _give_back(self, entry: Entry) -> None:
         """SQLAlchemy returns a record, connected or not."""
-        if entry.process != self.process:
-            # a listener has forked, and this is the child
+        if entry.process != self.process or not process.page[0]:
+            # a listener or a handler has forked, and this is the child
+            fork.keep((entry, entry.dbapi_connection))
             return
         entry.idle_since = entry.traffic_at = now = monotonic()
         if entry.lent_at:
@@ -299,20 +306,37 @@ class StockedPool(OpeningPool):
         if process.forked():
             return
         try:
-            if reaper.delayed_here():
-                # a reset may block
-                reaper.run_soon(self, lambda: self._return_quietly(ref))
-            else:
-                self.queue.run_outside(lambda: self._return_quietly(ref))
+            self._do_outside(lambda: self._return_collected(ref))
         except BaseException as error:
             # Nobody can catch it, but somebody may keep it for a report,
             # and with it the frames in its traceback, which refer to the
             # entry.
             raise error.with_traceback(None)
 
-    def _return_quietly(self, ref: weakref.ref[Any]) -> None:
+    def put_off(self, task: Callable[[], object]) -> bool:
+        """Have what may block done later, where it must not be done now.
+
+        That is in a finaliser, or a signal's handler, that came in the midst
+        of a section of the queue's, or in one of the reaper's rooms.
+
+        :return: False if it may be done here.
+
+        """
+        if reaper.delayed_here():
+            reaper.run_soon(self, lambda: self._do_outside(task))
+            return True
+        if self.queue.locked_here():
+            self.queue.run_outside(lambda: self._do_outside(task))
+            return True
+        return False
+
+    def _do_outside(self, task: Callable[[], object]) -> None:
+        """Do what may block, or put it off, for nobody who would be told."""
         try:
-            self._return_collected(ref)
+            # also if it was put off before: the reaper may be the first to
+            # settle a queue after that
+            if not self.put_off(task):
+                task()
         except Exception:
             # Whoever runs this has nothing to do with it.  As text: a log
             # record that is kept must not keep the entry with its frames.

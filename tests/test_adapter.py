@@ -352,6 +352,8 @@ def test_an_entry_adds_names_and_hides_none():
         "__annotations__",
         # to have it in a slot
         "_soft_invalidate_time",
+        # a public name, with what it is called for as before
+        "invalidate",
         "__static_attributes__",
         "__firstlineno__",
     }

@@ -6,6 +6,7 @@ What a child finds in the usual case is in test_fork.py.
 from __future__ import annotations
 
 import gc
+import linecache
 import os
 import sys
 import threading
@@ -23,6 +24,8 @@ from sqlalchemy import create_engine
 from sqlalchemy import event
 from sqlalchemy.pool import QueuePool
 from stub import Gate
+from stub import StubDialect
+from stub import StubError
 from stub import Task
 from stub import in_ended_thread
 from stub import until
@@ -30,6 +33,7 @@ from test_interruption import Interrupter
 
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import adapter
 from sa_reaperpool import fork
 from sa_reaperpool import process
 from sa_reaperpool.reaper import reaper
@@ -99,7 +103,10 @@ def every_lock(pool):
 
 
 def test_no_lock_is_missing_above(driver):
-    assert len(every_lock(a_pool(driver))) == len(LOCKS) - 2
+    names = every_lock(a_pool(driver))
+    # its thread's own, which nobody else ever takes
+    names.remove("_duty")
+    assert len(names) == len(LOCKS) - 2
 
 
 # the first connect
@@ -296,6 +303,239 @@ def test_a_listener_that_fails_in_the_child(driver):
     assert sides[0].result() == [2, 3, 4]
     assert driver.heard() == []
     handle.close()
+
+
+# forks in the midst of the short way, as by a signal's handler
+
+
+class Forker:
+    """Forks at the nth line of adapter.py that is run, and lets both go on.
+
+    The parent first hears what its child gave.
+    """
+
+    def __init__(self, nth, forked_here=lambda line: True):
+        self.nth = nth
+        self.side = self.told = self.line = None
+        self._wanted = forked_here
+
+    def run(self, scenario):
+        sys.settrace(self._trace)
+        try:
+            return scenario()
+        finally:
+            sys.settrace(None)
+
+    def _trace(self, frame, event, arg):
+        if self.line is None and frame.f_code.co_filename == adapter.__file__:
+            return self._trace_line
+        return None
+
+    def _trace_line(self, frame, event, arg):
+        if event == "line" and self.line is None:
+            line = linecache.getline(adapter.__file__, frame.f_lineno)
+            self.nth -= self._wanted(line)
+            if not self.nth:
+                sys.settrace(None)
+                self.line = f"{frame.f_lineno}: {line.strip()}"
+                self.side = branch()
+                if isinstance(self.side, Child):
+                    self.told = self.side.result()
+                return None
+        return self._trace_line
+
+    def in_child(self):
+        return self.line is not None and not isinstance(self.side, Child)
+
+
+def at_each_line(work):
+    """Do this with forks at the first line, the second, and so on."""
+    for nth in range(1, 1000):
+        forker = Forker(nth)
+        work(forker)
+        if forker.line is None:
+            break
+    assert nth > 25
+
+
+def own_connections(pool):
+    """In a child: whether it has its own, all of them."""
+    return min(numbers(pool)) > 1 and pool.stats().in_use == 0
+
+
+def test_a_fork_at_any_line_of_a_checkout(driver):
+    def work(forker):
+        driver = TalkingDriver()
+        pool = a_pool(driver)
+        pool.connect().close()
+        driver.heard()
+        handle = forker.run(pool.connect)
+        if forker.in_child():
+            try:
+                number = handle.dbapi_connection.number
+                handle.close()
+                forker.side([number, own_connections(pool)])
+            except BaseException as error:
+                forker.side(error=repr(error))
+        if forker.line is not None:
+            assert forker.told == [2, True], forker.line
+        assert driver.heard() == [], forker.line
+        assert handle.dbapi_connection.number == 1
+        handle.close()
+        assert (pool.checkedin(), pool.queue.live()) == (1, 1)
+
+    at_each_line(work)
+
+
+def test_a_fork_at_any_line_of_a_checkout_of_what_is_not_fit():
+    def work(forker):
+        driver = TalkingDriver()
+        pool = a_pool(driver)
+        pool.connect().close()
+        [record] = pool.idle_entries()
+        record.outdated = "refreshed"
+        driver.heard()
+        frames = []
+        pool.connect_at_length = lambda timeout: frames.append(timeout)
+        forker.run(pool.connect)
+        del pool.connect_at_length
+        if forker.in_child():
+            try:
+                forker.side(own_connections(pool))
+            except BaseException as error:
+                forker.side(error=repr(error))
+        assert forker.told in (True, None), forker.line
+        assert driver.heard() == [], forker.line
+        assert pool.idle_entries() == [record]
+
+    at_each_line(work)
+
+
+class OwnWay(StubDialect):
+    def do_rollback(self, handle):
+        handle.rollback()
+
+
+RETURNS = {
+    "plain": ({}, id),
+    "a dialect": (lambda: {"dialect": StubDialect()}, id),
+    "a dialect's own way": (lambda: {"dialect": OwnWay()}, id),
+    "it does not count": ({}, lambda pool: pool.dispose()),
+    "it may be too old": ({"max_age": 3600}, id),
+}
+
+
+@pytest.mark.parametrize("what", RETURNS)
+def test_a_fork_at_any_line_of_a_return(what):
+    options, before = RETURNS[what]
+
+    def work(forker):
+        driver = TalkingDriver()
+        pool = a_pool(driver, **(options() if callable(options) else options))
+        handle = pool.connect()
+        before(pool)
+        driver.heard()
+        forker.run(handle.close)
+        if forker.in_child():
+            try:
+                handle.close()
+                del handle
+                gc.collect()
+                forker.side(own_connections(pool))
+            except BaseException as error:
+                forker.side(error=repr(error))
+        assert forker.told in (True, None), forker.line
+        assert driver.heard() == ["rollback"], forker.line
+        assert (pool.checkedin(), pool.queue.live()) == (1, 1)
+
+    at_each_line(work)
+
+
+def test_a_fork_in_a_return_beside_one_in_the_queue(driver):
+    """The child is not to wait for a lock that nobody lets go of there."""
+    pool = a_pool(driver, pool_size=1, max_overflow=1)
+    # one too many, for which the queue is rearranged
+    handle, other = pool.connect(), pool.connect()
+    other.close()
+    gate = Gate()
+
+    def hold():
+        with pool.queue._lock:
+            gate()
+
+    forker = Forker(1, lambda line: "queue.rearrange(" in line)
+    task = Task(hold)
+    gate.wait()
+    told = forker._trace_line
+
+    def trace_line(*args):
+        try:
+            return told(*args)
+        finally:
+            if isinstance(forker.side, Child):
+                gate.open()
+
+    forker._trace_line = trace_line
+    forker.run(handle.close)
+    if forker.in_child():
+        try:
+            forker.side(min(numbers(pool, 2)) > 2)
+        except BaseException as error:
+            forker.side(error=repr(error))
+    task.result()
+    assert forker.told is True
+    assert sorted(driver.heard()) == ["close", "rollback", "rollback"]
+    assert pool.checkedin() == 1
+
+
+def test_a_return_that_fails_in_the_child(driver):
+    """It forks in the rollback, of which the child hears an error."""
+
+    def reset(connection):
+        sides.append(branch())
+        if not isinstance(sides[0], Child):
+            raise StubError("interrupted")
+
+    sides = []
+    pool = a_pool(driver)
+    handle = pool.connect()
+    pool.dispose()
+    driver.when_reset = reset
+    handle.close()
+    driver.when_reset = lambda connection: None
+    if not isinstance(sides[0], Child):
+        try:
+            del handle
+            gc.collect()
+            sides[0](own_connections(pool))
+        except BaseException as error:
+            sides[0](error=repr(error))
+    assert sides[0].result() is True
+    assert driver.heard() == ["rollback"]
+    assert pool.checkedin() == 1
+
+
+def test_a_return_in_a_child_without_the_hook(driver, monkeypatch):
+    """As one that C code forked."""
+    for options in ({}, {"max_age": 3600}):
+        driver = TalkingDriver()
+        pool = a_pool(driver, **options)
+        handle = pool.connect()
+        driver.heard()
+
+        def child(pool=pool, handle=handle):
+            # as the kernel leaves it, and the number as it was
+            process.page[0] = 0
+            handle.close()
+            del handle
+            gc.collect()
+            return True
+
+        monkeypatch.setattr(fork, "_catch_up", int)
+        assert in_a_child(child)
+        monkeypatch.undo()
+        assert driver.heard() == []
+        handle.close()
 
 
 # a child that is interrupted as it begins, or whose hook was not called

@@ -17,6 +17,7 @@ import time
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy import event
+from sqlalchemy.dialects.mssql.base import MSDialect
 from sqlalchemy.pool import Pool
 from sqlalchemy.pool import QueuePool
 from stub import Driver
@@ -295,7 +296,10 @@ def test_a_dialects_own_way_to_roll_back(driver, monkeypatch, where):
     """Whether it is patched in, or was there before."""
 
     def do_rollback(*args):
-        rolled_back.append(args[-1])
+        handle = args[-1]
+        rolled_back.append((handle, handle.dbapi_connection))
+        assert handle.is_valid
+        handle.rollback()
 
     rolled_back = []
     dialect = StubDialect()
@@ -304,20 +308,82 @@ def test_a_dialects_own_way_to_roll_back(driver, monkeypatch, where):
     monkeypatch.setattr(target, "do_rollback", do_rollback)
     handle = pool.connect()
     handle.close()
-    assert rolled_back == [handle]
-    assert driver.connections[0].calls == ["rollback"]
+    [connection] = driver.connections
+    assert rolled_back == [(handle, connection)]
+    assert connection.calls == ["rollback", "rollback"]
+    assert (handle.dbapi_connection, handle.is_valid) == (None, False)
+    assert pool.idle_entries()[0].dbapi_connection is connection
+
+
+def test_a_dialects_own_way_that_fails(driver, caplog):
+    def do_rollback(handle):
+        handle.rollback()
+        raise StubError("gone")
+
+    dialect = StubDialect()
+    pool = a_pool(driver, dialect=dialect)
+    dialect.do_rollback = do_rollback
+    handle = pool.connect()
+    handle.close()
+    assert "Exception during reset or similar" in caplog.text
+    assert (handle.dbapi_connection, handle.is_valid) == (None, False)
+    assert driver.open_ones == []
+    assert pool.stats().closed == {"failed": 1}
+
+
+def test_sql_servers_way_to_roll_back(driver):
+    """Its dialect has one of its own, over whatever driver."""
+
+    class DBAPI:
+        paramstyle = "qmark"
+        Error = ProgrammingError = StubError
+
+    pool = a_pool(driver, dialect=MSDialect(dbapi=DBAPI))
+    for _ in range(3):
+        pool.connect().close()
+    assert driver.connects == 1
+    assert driver.connections[0].calls == ["rollback"] * 4
 
 
 def test_a_dialect_that_spares_rollbacks(driver):
     class Sparing(StubDialect):
         def detect_autocommit_setting(self, dbapi_connection):
-            return True
+            # as psycopg's, say
+            return getattr(dbapi_connection, "autocommit", False)
 
     dialect = Sparing()
     dialect.skip_autocommit_rollback = True
     pool = a_pool(driver, dialect=dialect)
-    pool.connect().close()
-    assert driver.connections[0].calls == []
+    [connection] = driver.connections
+    del connection.calls[:]
+    for connection.autocommit in (True, False):
+        pool.connect().close()
+    assert driver.connects == 1
+    assert connection.calls == ["rollback"]
+
+
+@pytest.mark.parametrize("isolation_level", [None, "AUTOCOMMIT"])
+def test_an_engine_that_spares_rollbacks(tmp_path, isolation_level):
+    options = {"isolation_level": isolation_level} if isolation_level else {}
+    engine = create_engine(
+        f"sqlite:///{tmp_path}/a.db",
+        poolclass=ReaperPool,
+        skip_autocommit_rollback=True,
+        **options,
+    )
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a INTEGER)")
+    opened = engine.pool.stats().opened
+    for _ in range(3):
+        raw = engine.raw_connection()
+        raw.cursor().execute("INSERT INTO t VALUES (1)")
+        raw.close()
+    with engine.connect() as connection:
+        [kept] = connection.exec_driver_sql("SELECT count(*) FROM t").one()
+    assert kept == (3 if isolation_level else 0)
+    assert engine.pool.stats().opened == opened
+    assert engine.pool.stats().closed == {}
+    engine.dispose()
 
 
 def test_a_rollback_that_fails(driver, caplog):
