@@ -1500,10 +1500,28 @@ class ReaperPoolEvents(PoolEvents):
         """
 
 
+def _why_a_cursor_fails(connection: Any) -> ConnectionReclaimed | None:
+    """What the driver's error means where it is a reclaimed one's.
+
+    A result is fetched without the handle, which would have told.
+    """
+    if connection is None or connection.closed or connection.invalidated:
+        return None
+    handle = connection.connection
+    if not isinstance(handle, ReclaimedHandle):
+        return None
+    handle.__dict__["told"] = True
+    return handle.__dict__["reclaimed"]  # type: ignore[no-any-return]
+
+
 def _reclaimed_is_disconnect(context: Any) -> ConnectionReclaimed | None:
     error = context.original_exception
     if not isinstance(error, ConnectionReclaimed):
-        return None
+        if context.sqlalchemy_exception is None:
+            return None
+        error = _why_a_cursor_fails(context.connection)
+        if error is None:
+            return None
     context.is_disconnect = True
     context.invalidate_pool_on_disconnect = False
     # 2.0 would wrap it in a StatementError, which nobody looks for
