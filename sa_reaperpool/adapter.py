@@ -102,6 +102,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.pool.base import _finalize_fairy
 from sqlalchemy.pool.events import PoolEvents
 
+from . import dead_end
 from . import fork
 from . import liveness
 from . import process
@@ -168,6 +169,7 @@ class Entry(_ConnectionRecord):
         "connecting_since",
         "probe",
         "look",
+        "socket",
         "slot",
         "pool",
         "process",
@@ -203,6 +205,9 @@ class Entry(_ConnectionRecord):
     """Tells the one who is about to lend it, by ``quiet()``, whether it seems
     alive; None where nobody is to look."""
 
+    socket: dead_end.Socket | None
+    """Which one its connection had when it was opened."""
+
     slot: Any
     """The queue's."""
 
@@ -213,6 +218,7 @@ class Entry(_ConnectionRecord):
         self.opened_at = self.idle_since = self.traffic_at = 0.0
         self.lent_at = self.connecting_since = self.spread = 0.0
         self.outdated = self.probe = self.look = self.slot = None
+        self.socket = None
         self.pool = weakref.ref(pool)
         self.process = pool.process
         # SQLAlchemy's own; here so that to look at it is cheap

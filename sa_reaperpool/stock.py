@@ -15,6 +15,7 @@ from time import time
 from typing import Any
 
 from . import adapter
+from . import dead_end
 from . import fork
 from . import liveness
 from . import process
@@ -88,8 +89,17 @@ class StockedPool(OpeningPool):
         """
         before = self.queue
         entries = before.inherited()
-        # before anything of it is let go of
-        fork.keep((before, self._leases, entries))
+        leases = list(self._leases.copy().values())
+        entries += [lease.entry for lease in leases]
+        # before anything of it is let go of; some drivers' cursors read
+        # their results to the end when they are
+        cursors = [lease.cursors() for lease in leases]
+        fork.keep((before, self._leases, entries, cursors))
+        dead_end.cut_off(
+            (self.driver_of(entry.dbapi_connection), entry.socket)
+            for entry in entries
+            if entry is not None and entry.dbapi_connection is not None
+        )
         self.inherit(entries)
         shut = self.shut
         for ref, lease in self._leases.copy().items():
