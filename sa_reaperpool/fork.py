@@ -23,6 +23,7 @@ import threading
 import weakref
 from typing import Any
 
+from . import holder
 from . import process
 from .reaper import reaper
 
@@ -73,6 +74,7 @@ def _catch_up() -> None:
     if not process.forked():
         return
     here = os.getpid()
+    holder.settle_in()
     for pool in pools():
         if pool.process != here:
             pool.forked(here)
