@@ -12,12 +12,14 @@ import weakref
 import pytest
 from forks import in_a_child
 from stub import PATIENCE
+from stub import Driver
 from stub import Gate
 from stub import Task
 from stub import in_ended_thread
 from stub import switching_often
 from stub import until
 
+from sa_reaperpool import ReaperPool
 from sa_reaperpool import holder
 from sa_reaperpool import process
 
@@ -363,3 +365,37 @@ def test_many_threads_end_once_each(ends):
     assert len(holders) == 40
     assert not any(each.alive for each in holders)
     assert len(ends) == 40
+
+
+@pytest.mark.parametrize("late", ["takes", "uses"])
+def test_what_a_finaliser_has_is_taken_back(late):
+    pool = ReaperPool(
+        Driver().connect,
+        pool_size=1,
+        max_overflow=0,
+        timeout=0,
+        dead_connection_timeout=0,
+        reaping_frequency=None,
+    )
+    kept = []
+
+    def use():
+        if late == "takes":
+            kept.append(pool.connect())
+        else:
+            kept[0].rollback()
+
+    def work():
+        handle = pool.connect()
+        if late == "takes":
+            handle.close()
+        else:
+            kept.append(handle)
+        local.value = Late(use)
+
+    local = threading.local()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    pool.connect().close()
+    assert pool.stats().closed == {"reaped": 1}
