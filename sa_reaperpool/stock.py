@@ -79,6 +79,11 @@ class StockedPool(OpeningPool):
     def _new_entry(self) -> Entry:
         return Entry(self)
 
+    def open_cursors(self) -> list[Any]:
+        """Those of all leases that are still referred to."""
+        leases = self._leases.copy().values()
+        return [cursor for lease in leases for cursor in lease.cursors()]
+
     def forked(self, here: int) -> None:
         """In a forked child: start empty.
 
@@ -89,12 +94,9 @@ class StockedPool(OpeningPool):
         """
         before = self.queue
         entries = before.inherited()
-        leases = list(self._leases.copy().values())
-        entries += [lease.entry for lease in leases]
-        # before anything of it is let go of; some drivers' cursors read
-        # their results to the end when they are
-        cursors = [lease.cursors() for lease in leases]
-        fork.keep((before, self._leases, entries, cursors))
+        entries += [lease.entry for lease in self._leases.copy().values()]
+        # before anything of it is let go of
+        fork.keep((before, self._leases, entries, self.open_cursors()))
         dead_end.cut_off(
             (self.driver_of(entry.dbapi_connection), entry.socket)
             for entry in entries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -14,9 +15,12 @@ from forks import in_a_child
 from sqlalchemy import Engine
 from sqlalchemy import create_engine
 from sqlalchemy import text
+from stub import Gate
+from waiting import Worker
 
 from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import fork
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
@@ -74,6 +78,26 @@ def test_a_streamed_result_that_the_child_lets_go_of(engine):
         assert in_a_child(child) == []
         found += [x for x, _ in kept[0]]
     assert found == ROWS
+
+
+def test_a_streamed_result_in_another_threads_thread_local(engine):
+    """It goes in the child before any hook is called there."""
+    gate = Gate()
+
+    def work():
+        local = threading.local()
+        with engine.connect() as connection:
+            local.result = streamed(connection)
+            found = [next(local.result)[0]]
+            gate()
+            return found + [x for x, _ in local.result]
+
+    worker = Worker(work)
+    gate.wait()
+    assert in_a_child(lambda: "ended") == "ended"
+    assert fork._held == {}
+    gate.open()
+    assert worker.result() == ROWS
 
 
 def test_a_streamed_result_that_the_child_reads(engine):
