@@ -102,6 +102,7 @@ from sqlalchemy.pool.base import _ConnectionRecord
 from sqlalchemy.pool.base import _finalize_fairy
 from sqlalchemy.pool.events import PoolEvents
 
+from . import dead_end
 from . import fork
 from . import liveness
 from . import process
@@ -169,6 +170,7 @@ class Entry(_ConnectionRecord):
         "connecting_since",
         "probe",
         "look",
+        "socket",
         "slot",
         "pool",
         "process",
@@ -204,6 +206,9 @@ class Entry(_ConnectionRecord):
     """Tells the one who is about to lend it, by ``quiet()``, whether it seems
     alive; None where nobody is to look."""
 
+    socket: dead_end.Socket | None
+    """Which one its connection had when it was opened."""
+
     slot: Any
     """The queue's."""
 
@@ -214,6 +219,7 @@ class Entry(_ConnectionRecord):
         self.opened_at = self.idle_since = self.traffic_at = 0.0
         self.lent_at = self.connecting_since = self.spread = 0.0
         self.outdated = self.probe = self.look = self.slot = None
+        self.socket = None
         self.pool = weakref.ref(pool)
         self.process = pool.process
         # SQLAlchemy's own; here so that to look at it is cheap
@@ -1584,10 +1590,28 @@ class ReaperPoolEvents(PoolEvents):
         """
 
 
+def _why_a_cursor_fails(connection: Any) -> ConnectionReclaimed | None:
+    """What the driver's error means where it is a reclaimed one's.
+
+    A result is fetched without the handle, which would have told.
+    """
+    if connection is None or connection.closed or connection.invalidated:
+        return None
+    handle = connection.connection
+    if not isinstance(handle, ReclaimedHandle):
+        return None
+    handle.__dict__["told"] = True
+    return handle.__dict__["reclaimed"]  # type: ignore[no-any-return]
+
+
 def _reclaimed_is_disconnect(context: Any) -> ConnectionReclaimed | None:
     error = context.original_exception
     if not isinstance(error, ConnectionReclaimed):
-        return None
+        if context.sqlalchemy_exception is None:
+            return None
+        error = _why_a_cursor_fails(context.connection)
+        if error is None:
+            return None
     context.is_disconnect = True
     context.invalidate_pool_on_disconnect = False
     # 2.0 would wrap it in a StatementError, which nobody looks for

@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 from typing import Callable
 
+from . import dead_end
 from . import liveness
 from . import upkeep
 from .adapter import AdaptedQueuePool
@@ -205,6 +206,11 @@ class OpeningPool(AdaptedQueuePool):
         self._exhaustion.opened()
         entry.spread = random.uniform(0, self.settings.jitter)
         entry.outdated = None
+        entry.socket = (
+            dead_end.socket_of(self.driver_of(connection))
+            if self.may_look_into(connection)
+            else None
+        )
         self._watch_socket(entry, connection)
         self._be_looked_after()
 

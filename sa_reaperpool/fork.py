@@ -23,6 +23,7 @@ import threading
 import weakref
 from typing import Any
 
+from . import holder
 from . import process
 from .reaper import reaper
 
@@ -32,6 +33,9 @@ _pools: dict[weakref.ref[Any], int] = {}
 _numbers = itertools.count(1)
 _lock = threading.RLock()
 _inherited: list[object] = []
+# Cursors that are not to end with the thread-local values, by the number of
+# the thread that forks.
+_held: dict[int, list[Any]] = {}
 
 
 def register(pool: Any) -> None:
@@ -73,11 +77,28 @@ def _catch_up() -> None:
     if not process.forked():
         return
     here = os.getpid()
+    holder.settle_in()
     for pool in pools():
         if pool.process != here:
             pool.forked(here)
     keep(reaper.restart())
     process.settle_in(here)
+
+
+def _before() -> None:
+    """Hold what would speak as it ends in the child.
+
+    PyMySQL's and mysqlclient's unbuffered cursors read their result to the
+    end then: the parent's.  A handle asks which process it is in; these do
+    not.
+    """
+    held = [cursor for pool in pools() for cursor in pool.open_cursors()]
+    if held:
+        _held[threading.get_ident()] = held
+
+
+def _in_parent() -> None:
+    _held.pop(threading.get_ident(), None)
 
 
 def _in_child() -> None:
@@ -88,6 +109,8 @@ def _in_child() -> None:
             # another thread of the parent may have held it
             _lock = threading.RLock()
             catch_up()
+            # kept for ever by now
+            _held.clear()
             break
         except Exception:
             # told by who uses a pool, and so tries again
@@ -116,4 +139,8 @@ def _never_free(inherited: list[object]) -> None:
 if hasattr(os, "register_at_fork"):
     _never_free(_inherited)
     process.listen(catch_up)
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(
+        before=_before,
+        after_in_parent=_in_parent,
+        after_in_child=_in_child,
+    )

@@ -302,6 +302,13 @@ class Refusing:
     connection = property(_refuse)
 
     @property
+    def closed(self) -> bool:
+        # looked at after an error of a cursor's, for which see adapter.py
+        if called_by_sqlalchemy(2):
+            return True
+        self._refuse()
+
+    @property
     def is_valid(self) -> bool:
         return False
 

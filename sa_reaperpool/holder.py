@@ -6,6 +6,13 @@ start, so neither tells whether a thread lives.  What does is a thread-local
 value: the thread state owns it, and drops it as the thread's last act.  The
 holder refers to that value weakly, and is alive for as long as it is there.
 
+The end of a thread takes a while: its thread-local values are dropped one by
+one, and each may have a finaliser that uses the pool.  By then the thread
+has a new, empty set of them, which nobody will ever drop.  What it sits down
+on in that state is left to its context, which ends as its very last.  One
+that sits down for the first time then cannot be told from a thread that
+threading does not know; of such Linux is asked whether they are there.
+
 Under gevent's monkey patching ``threading.local`` belongs to the greenlet,
 and so does the holder.  There the value goes with a greenlet of gevent's own
 kind when that ends, but with a raw one only once nobody refers to it, so
@@ -14,9 +21,11 @@ that this is asked whether it is dead as well.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import weakref
+from contextvars import ContextVar
 from typing import Any
 from typing import Callable
 
@@ -29,28 +38,50 @@ class _Seat:
     __slots__ = ("__weakref__",)
 
 
+class _LastSeat(_Seat):
+    """That of a thread whose thread-local values are being dropped."""
+
+    __slots__ = ("thread", "holder")
+
+    def __init__(self) -> None:
+        # the system's number, which is not used again as soon as the other
+        self.thread = threading.get_native_id()
+        self.holder: Holder | None = None
+
+
 class Holder:
     """A thread or greenlet."""
 
-    __slots__ = ("_name", "_thread", "_seat", "_greenlet", "place")
+    __slots__ = ("_name", "_thread", "_seat", "_greenlet", "_task", "place")
 
     place: Any
     """Where it stands in line, as far as it is known to; what stands there
     may have left already."""
 
-    def __init__(self, seat: _Seat):
+    def __init__(self, seat: _Seat, thread: threading.Thread | None):
         self.place = None
-        thread = _this_thread()
         self._thread = None if thread is None else weakref.ref(thread)
         self._greenlet = _greenlet()
+        self._task = _task() if thread is None and _NATIVE else None
         self._name = (
             _name_of(self._greenlet) if thread is None else thread.name
         )
         self._seat = weakref.ref(seat, _seat_vacated)
 
+    def be_asked_nothing(self) -> None:
+        """The system does not know the thread as it did."""
+        self._task = None
+
+    @property
+    def known(self) -> bool:
+        """Did threading know the thread?"""
+        return self._thread is not None
+
     @property
     def alive(self) -> bool:
         if self._seat() is None:
+            return False
+        if self._task is not None and _gone(self._task):
             return False
         if self._greenlet is None:
             return True
@@ -72,6 +103,14 @@ class Holder:
 here = threading.local()
 """Each thread's ``seat``, and the ``holder`` that stands for it."""
 
+_NATIVE = type(here).__module__ == "_thread"
+"""Are these a thread's, and not a greenlet's?"""
+
+_seated: dict[int, Holder] = {}
+"""Who has a seat, by the number of its thread."""
+
+_last_seat: ContextVar[_LastSeat] = ContextVar("sa_reaperpool last seat")
+
 _listeners: list[Callable[[], None]] = []
 
 
@@ -84,11 +123,53 @@ def current() -> Holder:
 
 
 def _sit_down() -> Holder:
-    seat = _Seat()
-    holder = Holder(seat)
-    here.seat = seat
-    here.holder = holder
+    ident = threading.get_ident()
+    thread = _this_thread()
+    holder = _ending(ident) if thread is None and _NATIVE else None
+    if holder is None:
+        seat = _Seat()
+        holder = Holder(seat, thread)
+        mine = here.__dict__
+        if "holder" in mine:
+            # a finaliser's meanwhile
+            return here.holder  # type: ignore[no-any-return]
+        # in one step: a seat without a holder would be given up, as if its
+        # thread ended
+        mine.update(seat=seat, holder=holder)
+        _seated[ident] = holder
     return holder
+
+
+def _ending(ident: int) -> Holder | None:
+    """Who stands for a thread that threading does not know, if it is ending.
+
+    Only where that is certain: who counts as ended may lose what he uses.
+    """
+    # It was one of threading's, and is not any more; while its old values
+    # are still there, no other thread has its number.
+    holder = _seated.get(ident)
+    if holder is not None and holder.known and holder.alive:
+        return holder
+    # Its context is its own.  A copy in another thread, whose number is
+    # another one, tells that nothing.
+    seat = _last_seat.get(None)
+    if seat is None or seat.thread != threading.get_native_id():
+        return None
+    if seat.holder is None:
+        seat.holder = Holder(seat, None)
+    return seat.holder
+
+
+def settle_in() -> None:
+    """In a forked child: of its parent's threads this one goes on.
+
+    The system has it under another number.
+    """
+    _seated.clear()
+    holder = here.__dict__.get("holder")
+    if holder is not None:
+        holder.be_asked_nothing()
+        _seated[threading.get_ident()] = holder
 
 
 def listen(when_one_ends: Callable[[], None]) -> None:
@@ -105,16 +186,39 @@ def _seat_vacated(ref: weakref.ref[_Seat]) -> None:
     # child's copies of its parent's other threads end as the child begins,
     # and that is nobody's death.
     if _listeners and not forked():
+        if _NATIVE:
+            _leave(threading.get_ident())
         for listener in _listeners:
             listener()
+
+
+def _leave(ident: int) -> None:
+    """The calling thread has no seat any more; it may need a last one."""
+    holder = _seated.pop(ident, None)
+    if holder is not None:
+        _last_seat.set(_LastSeat())
 
 
 def _greenlet() -> weakref.ref[Any] | None:
     """The greenlet whose values here has, if they are a greenlet's."""
     module = sys.modules.get("greenlet")
-    if module is None or type(here).__module__ == "_thread":
+    if module is None or _NATIVE:
         return None
     return weakref.ref(module.getcurrent())
+
+
+_TASKS = "/proc/self/task"
+
+
+def _task() -> str | None:
+    """Where Linux has the calling thread for as long as it is there."""
+    path = f"{_TASKS}/{threading.get_native_id()}"
+    return path if os.path.exists(path) else None
+
+
+def _gone(task: str) -> bool:
+    # a daemon may have changed its root directory meanwhile
+    return not os.path.exists(task) and os.path.exists(_TASKS)
 
 
 def _name_of(greenlet: weakref.ref[Any] | None) -> str:

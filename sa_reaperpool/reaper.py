@@ -138,7 +138,11 @@ class Reaper:
         try:
             self._others.add(asking)
             # locked, so that it does not end meanwhile
-            with self._lock: return self._start()  # fmt: skip
+            with self._lock: needed = self._thread is None  # fmt: skip
+            # not locked: start() waits for the thread to begin, and up to
+            # 3.11 does so for ever if an exception set asynchronously for
+            # this thread hits that one
+            return not self._stopping and (not needed or self._start())
         except Exception as error:
             self._try_at = monotonic() + _TRY_AGAIN
             log.warning("No thread for the reaper: %s", error)
@@ -197,20 +201,18 @@ class Reaper:
             thread.join(1.0)
 
     def _start(self) -> bool:
-        if self._stopping:
+        if monotonic() < self._try_at:
+            # it costs time to ask, and would be in vain now as well
             return False
-        if self._thread is None:
-            if monotonic() < self._try_at:
-                # it costs time to ask, and would be in vain now as well
-                return False
-            # The thread enters itself into _thread.  Were that done here,
-            # an interruption after start() would let a second one start.
-            threading.Thread(
-                target=self._run,
-                args=(self._mailbox,),
-                name="sa_reaperpool reaper",
-                daemon=True,
-            ).start()
+        # The thread enters itself into _thread, unless another is there by
+        # then.  Were that done here, an interruption after start() would
+        # let a second one start.
+        threading.Thread(
+            target=self._run,
+            args=(self._mailbox,),
+            name="sa_reaperpool reaper",
+            daemon=True,
+        ).start()
         return True
 
     def _run(self, mailbox: queue.SimpleQueue[Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from typing import Callable
 
 from . import adapter
+from . import dead_end
 from . import fork
 from . import liveness
 from . import process
@@ -79,6 +80,11 @@ class StockedPool(OpeningPool):
     def _new_entry(self) -> Entry:
         return Entry(self)
 
+    def open_cursors(self) -> list[Any]:
+        """Those of all leases that are still referred to."""
+        leases = self._leases.copy().values()
+        return [cursor for lease in leases for cursor in lease.cursors()]
+
     def forked(self, here: int) -> None:
         """In a forked child: start empty.
 
@@ -89,9 +95,15 @@ class StockedPool(OpeningPool):
         """
         before = self.queue
         entries = before.inherited()
+        entries += [lease.entry for lease in self._leases.copy().values()]
         # before anything of it is let go of
-        fork.keep((before, self._leases, entries))
+        fork.keep((before, self._leases, entries, self.open_cursors()))
         before.leave_to_parent(fork.keep)
+        dead_end.cut_off(
+            (self.driver_of(entry.dbapi_connection), entry.socket)
+            for entry in entries
+            if entry is not None and entry.dbapi_connection is not None
+        )
         self.inherit(entries)
         shut = self.shut
         for ref, lease in self._leases.copy().items():

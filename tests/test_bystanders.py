@@ -15,6 +15,7 @@ from rounds import Clock
 from rounds import a_pool
 from rounds import work
 from sqlalchemy import event
+from stub import PATIENCE
 from stub import Driver
 from stub import Gate
 from stub import HookedLock
@@ -212,6 +213,34 @@ def test_a_frozen_close_delays_only_its_own_slot(driver):
     gate.open()
     until(lambda: pool.stats().in_use == 0)
     kept.close()
+
+
+def test_a_reaper_that_is_slow_to_start_delays_nobody_else(
+    driver, monkeypatch
+):
+    """Only the one who starts it waits for it, maybe for ever."""
+    gate = Gate()
+    real = threading.Thread.start
+    starts = []
+
+    def start(self):
+        if self.name == "sa_reaperpool reaper" and not starts:
+            starts.append(1)
+            gate()
+        real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        patch.setattr("sa_reaperpool.reaper.reaper._thread", None)
+        slow = Task(ReaperPool(driver.connect).connect)
+        gate.wait()
+        quick = Task(ReaperPool(driver.connect).connect)
+        # less than the gate's patience
+        quick.join(PATIENCE / 2)
+        gate.open()
+        assert not quick.is_alive()
+        quick.result().close()
+        slow.result().close()
 
 
 def test_no_thread_for_the_reaper_is_no_error(driver, monkeypatch):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import _thread
+import contextvars
 import gc
+import os
 import threading
 import weakref
 
 import pytest
+from forks import in_a_child
 from stub import PATIENCE
+from stub import Driver
 from stub import Gate
 from stub import Task
 from stub import in_ended_thread
 from stub import switching_often
 from stub import until
 
+from sa_reaperpool import ReaperPool
 from sa_reaperpool import holder
 from sa_reaperpool import process
 
@@ -130,6 +135,180 @@ def test_thread_that_threading_does_not_know():
     until(lambda: not who.alive)
 
 
+def test_a_finaliser_that_sits_down_meanwhile(monkeypatch, ends):
+    """As the garbage collector may have one run at any moment."""
+    inner = []
+
+    def work():
+        real = holder._greenlet
+
+        def meanwhile():
+            monkeypatch.setattr(holder, "_greenlet", real)
+            inner.append(holder.current())
+            return real()
+
+        monkeypatch.setattr(holder, "_greenlet", meanwhile)
+        outer = holder.current()
+        return outer is inner[0], inner[0].alive, list(ends)
+
+    assert in_ended_thread(work) == (True, True, [])
+
+
+# a thread whose values are being dropped, each with its finaliser
+
+
+class Late:
+    """A thread-local value that does something as it is dropped."""
+
+    def __init__(self, work):
+        self.work = work
+
+    def __del__(self):
+        self.work()
+
+
+def late_use(first, start, used=holder.current):
+    """What a finaliser in a dying thread found, and the thread before it.
+
+    :param first: what the thread uses first, the "pool", a "value" of its
+     own, or that "alone".
+
+    """
+    before, found = [], []
+    done = threading.Event()
+    local = threading.local()
+
+    def late():
+        found.append(used())
+        done.set()
+
+    def work():
+        if first == "pool":
+            before.append(holder.current())
+        local.value = Late(late)
+        if first != "alone":
+            before.append(holder.current())
+
+    if start == "threading":
+        # not a Task, which would keep what it did
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    else:
+        _thread.start_new_thread(work, ())
+    assert done.wait(PATIENCE)
+    return found[0], before
+
+
+STARTS = ["threading", "_thread"]
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("first", ["pool", "value", "alone"])
+def test_a_finaliser_in_a_dying_thread(first, start):
+    """It is there for as long as that goes on, and no longer."""
+    if not os.path.exists("/proc/self/task"):
+        if first == "alone" or start == "_thread":
+            pytest.skip("of these only Linux tells")
+
+    def used():
+        here = holder.current()
+        return here, here.alive, holder.current() is here
+
+    (who, alive, same), before = late_use(first, start, used)
+    assert alive and same
+    until(lambda: not who.alive)
+    assert not any(each.alive for each in before)
+
+
+@pytest.mark.parametrize("first", ["pool", "value"])
+def test_a_finalisers_end_is_told(ends, first):
+    """After the finaliser, whatever it has taken."""
+    (count, who), _ = late_use(
+        first, "threading", lambda: (len(ends), holder.current())
+    )
+    assert len(ends) > count
+    assert not who.alive
+
+
+def test_nothing_is_left_of_dying_threads():
+    def seats():
+        gc.collect()
+        return sum(isinstance(it, holder._Seat) for it in gc.get_objects())
+
+    before, seated = seats(), len(holder._seated)
+    for first in ("pool", "value"):
+        for _ in range(5):
+            late_use(first, "threading")
+    assert seats() == before
+    # fewer where a number was used again
+    assert len(holder._seated) <= seated
+
+
+def test_a_thread_in_a_dying_ones_context():
+    """As one that a finaliser hands something on to."""
+
+    def used():
+        return holder.current(), contextvars.copy_context()
+
+    (dying, context), _ = late_use("pool", "threading", used)
+    here = in_ended_thread(lambda: context.run(holder.current))
+    assert here is not dying
+    gate = Gate()
+    found = []
+
+    def work():
+        found.append(holder.current())
+        gate()
+
+    done = threading.Event()
+    _thread.start_new_thread(lambda: (context.run(work), done.set()), ())
+    gate.wait()
+    assert found[0] is not dying
+    assert found[0].alive
+    gate.open()
+    assert done.wait(PATIENCE)
+
+
+def test_a_system_that_does_not_tell(monkeypatch):
+    """Any more, or at all: such a thread may be there for all one knows."""
+    gate = Gate()
+    found = []
+    _thread.start_new_thread(
+        lambda: (found.append(holder.current()), gate()), ()
+    )
+    gate.wait()
+    for tasks in ("/proc/self/task", "/no such"):
+        monkeypatch.setattr(holder, "_TASKS", tasks)
+        assert found[0].alive
+    found[0]._task = "/no such/1"
+    assert found[0].alive
+    gate.open()
+    late, _ = late_use("alone", "threading")
+    assert late.alive
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_by_a_thread_that_threading_does_not_know():
+    """In the child it has another number, and lives."""
+    done = threading.Event()
+    told = []
+
+    def work():
+        here = holder.current()
+
+        def child():
+            return [here.alive, holder.current() is here]
+
+        told.append(in_a_child(child))
+        done.set()
+
+    _thread.start_new_thread(work, ())
+    assert done.wait(PATIENCE)
+    assert told == [[True, True]]
+
+
 def test_end_is_told_in_the_dying_thread(ends):
     task = Task(holder.current)
     task.result()
@@ -186,3 +365,37 @@ def test_many_threads_end_once_each(ends):
     assert len(holders) == 40
     assert not any(each.alive for each in holders)
     assert len(ends) == 40
+
+
+@pytest.mark.parametrize("late", ["takes", "uses"])
+def test_what_a_finaliser_has_is_taken_back(late):
+    pool = ReaperPool(
+        Driver().connect,
+        pool_size=1,
+        max_overflow=0,
+        timeout=0,
+        dead_connection_timeout=0,
+        reaping_frequency=None,
+    )
+    kept = []
+
+    def use():
+        if late == "takes":
+            kept.append(pool.connect())
+        else:
+            kept[0].rollback()
+
+    def work():
+        handle = pool.connect()
+        if late == "takes":
+            handle.close()
+        else:
+            kept.append(handle)
+        local.value = Late(use)
+
+    local = threading.local()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    pool.connect().close()
+    assert pool.stats().closed == {"reaped": 1}

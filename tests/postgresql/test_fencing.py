@@ -169,6 +169,23 @@ def test_connection(
     connection.close()
 
 
+def test_a_result_that_is_read_on(engine: Engine) -> None:
+    """Its cursor knows nothing of the pool, and fails by itself."""
+    connection = engine.connect().execution_options(
+        stream_results=True, max_row_buffer=10
+    )
+    result = connection.execute(text("SELECT generate_series(1, 1000)"))
+    assert next(result) == (1,)
+    engine.pool.disconnect()
+
+    with pytest.raises(ConnectionReclaimed):
+        result.all()
+    assert connection.invalidated
+    connection.rollback()
+    assert connection.scalar(text("SELECT 1")) == 1
+    connection.close()
+
+
 def test_rollback_and_reconnect_at_once(
     engine: Engine, others: Others
 ) -> None:

@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Child
+from forks import branch
 from forks import in_a_child
+from sqlalchemy import Connection
+from sqlalchemy import CursorResult
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
@@ -30,6 +34,7 @@ import sa_reaperpool
 from postgresql.conftest import Engines
 from postgresql.conftest import Observer
 from postgresql.conftest import backend_of
+from sa_reaperpool import ConnectionReclaimed
 from sa_reaperpool import ReaperPool
 
 pytestmark = [
@@ -132,6 +137,82 @@ def test_two_branches_of_a_program(
     assert len(set(pids)) == 3
     rows = observer.rows(f"SELECT x FROM {table} ORDER BY x")
     assert rows == [(1,), (2,), (3,)]
+
+
+def streamed(connection: Connection) -> CursorResult[Any]:
+    return connection.execution_options(
+        stream_results=True, max_row_buffer=10
+    ).execute(text("SELECT generate_series(1, 1000)"))
+
+
+def test_a_streamed_result_whose_block_the_child_leaves(
+    engines: Engines, driver: str
+) -> None:
+    """Its driver would have the server close the parent's cursor."""
+    engine = engines(driver)
+    child = None
+    try:
+        with engine.connect() as connection, streamed(connection) as result:
+            found = [next(result)[0]]
+            child = branch()
+            if not isinstance(child, Child):
+                raise SystemExit
+            assert child.result() == "left"
+            found += [x for (x,) in result]
+            connection.commit()
+    except SystemExit:
+        child("left")  # type: ignore[operator]
+    assert found == list(range(1, 1001))
+
+
+def test_a_streamed_result_that_the_child_reads(
+    engines: Engines, driver: str
+) -> None:
+    """It fails there, and the connection is replaced as any that broke."""
+    engine = engines(driver)
+
+    own = text("SELECT pg_backend_pid()")
+
+    def child() -> object:
+        with pytest.raises(ConnectionReclaimed):
+            result.all()
+        connection.rollback()
+        return connection.scalar(own)
+
+    with engine.connect() as connection:
+        backend = connection.scalar(own)
+        result = streamed(connection)
+        found = [next(result)[0]]
+        assert in_a_child(child) not in (None, backend)
+        found += [x for (x,) in result]
+    assert found == list(range(1, 1001))
+
+
+def test_what_was_taken_out_of_a_handle(
+    engines: Engines, observer: Observer, driver: str
+) -> None:
+    """The driver's connection and a cursor; the child even closes them."""
+    engine = engines(driver)
+    handle = engine.raw_connection()
+    raw: Any = handle.driver_connection
+    cursor: Any = handle.cursor()
+    cursor.execute("CREATE TEMPORARY TABLE mine AS SELECT 1 AS x")
+
+    def child() -> str:
+        for use in (
+            lambda: cursor.execute("DROP TABLE mine"),
+            raw.rollback,
+        ):
+            with pytest.raises(engine.dialect.loaded_dbapi.Error):
+                use()
+        cursor.close()
+        raw.close()
+        return "closed"
+
+    assert in_a_child(child) == "closed"
+    cursor.execute("SELECT x FROM mine")
+    assert cursor.fetchall() == [(1,)]
+    handle.close()
 
 
 # programs
