@@ -1,6 +1,6 @@
 """What a handle does beyond SQLAlchemy's: it notes its uses, or refuses.
 
-These two are mixed into SQLAlchemy's class of handles in adapter.py, which
+These two are mixed into SQLAlchemy's class of handles in adapter/, which
 is where private names are met.  A handle is :class:`.Noting` while its
 lease lasts, and :class:`.Refusing` once the pool took the connection back.
 """
@@ -303,7 +303,7 @@ class Refusing:
 
     @property
     def closed(self) -> bool:
-        # looked at after an error of a cursor's, for which see adapter.py
+        # looked at after an error of a cursor's, for which see adapter/
         if called_by_sqlalchemy(2):
             return True
         self._refuse()

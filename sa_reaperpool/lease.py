@@ -24,7 +24,7 @@ The states of a pooled connection, and who may move it::
 
 A handle's class says which of these it is in: a ``Handle`` while leased, a
 plain SQLAlchemy handle once it ended well, and a ``ReclaimedHandle`` once
-the pool took it back (adapter.py).
+the pool took it back (adapter/).
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Lease(weakref.ref[Any]):
     leak_reported: bool
 
     usual: bool
-    """May it be returned by the short way (adapter.py)?"""
+    """May it be returned by the short way (adapter/)?"""
 
     level: Level | None
     """The base's in its reservation, if it is reserved (joins.py)."""

@@ -4,7 +4,7 @@ The states of a connection are written down in lease.py, those of a slot in
 slots.py.  The verbs here are short, and each calls one part below.
 
 A checkout can be read from ``connect()`` downwards.  Nearly all go the short
-way, which is in adapter.py: an idle connection that is fit, where nobody
+way, which is in adapter/: an idle connection that is fit, where nobody
 waits and nobody listens, is lent in one function, and returned in one,
 ``Handle.close()``.  Whatever is not usual goes the long way, through
 ``connect_at_length()`` in reservation.py and ``check_out()`` in stock.py.

@@ -15,7 +15,7 @@ saw in ``queue`` a line ago, or on room that there was then; what is looked
 at and taken is so on one line, in which the interpreter runs no handler.
 
 The usual checkout and the usual return do without the lock, and without a
-call: they are written out in adapter.py, in ``connect()`` and ``close()``.
+call: they are written out in adapter/, in ``connect()`` and ``close()``.
 The one takes an idle entry where nobody waits, or newcomers are let in, the
 other is :meth:`.lay`.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
-from sa_reaperpool import adapter
 from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
 from sa_reaperpool import entries
@@ -14,6 +13,8 @@ from sa_reaperpool import lease
 from sa_reaperpool import lifetime
 from sa_reaperpool import pool as pool_module
 from sa_reaperpool import stock
+from sa_reaperpool.adapter import handles
+from sa_reaperpool.adapter import short
 
 
 class Clock:
@@ -22,7 +23,8 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 1000.0
         for module in (
-            adapter,
+            handles,
+            short,
             caretaker,
             checkout,
             entries,

@@ -1,4 +1,4 @@
-"""The private parts of SQLAlchemy that adapter.py relies on.
+"""The private parts of SQLAlchemy that adapter/ relies on.
 
 A test that fails here says that a new SQLAlchemy has changed one of them.
 Each says what to look at then; SQLAlchemy's own tests of its pools, run with
@@ -25,6 +25,7 @@ from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import adapter
+from sa_reaperpool.adapter import dialects
 
 FINALIZER = not hasattr(base, "_strong_ref_connection_records")
 
@@ -39,7 +40,7 @@ def parameters(function):
 
 
 def look_at(what, where):
-    return f"SQLAlchemy changed {what}: see {where} in adapter.py"
+    return f"SQLAlchemy changed {what}: see {where} in adapter/__init__.py"
 
 
 # Pool
@@ -308,7 +309,7 @@ def test_what_is_called_once_is_taken_out_while_it_is_called(pool):
     pool.connect()
     message = look_at("only_once()", "_rearm()")
     assert calls == [[]], message
-    adapter._rearm(listener)
+    dialects._rearm(listener)
     listener()
     assert calls == [[], []], message
 

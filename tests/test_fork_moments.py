@@ -308,8 +308,15 @@ def test_a_listener_that_fails_in_the_child(driver):
 # forks in the midst of the short way, as by a signal's handler
 
 
+ADAPTERS = os.path.dirname(adapter.__file__)
+
+
+def _is_adapters(frame):
+    return frame.f_code.co_filename.startswith(ADAPTERS)
+
+
 class Forker:
-    """Forks at the nth line of adapter.py that is run, and lets both go on.
+    """Forks at the nth line of adapter/ that is run, and lets both go on.
 
     The parent first hears what its child gave.
     """
@@ -327,13 +334,13 @@ class Forker:
             sys.settrace(None)
 
     def _trace(self, frame, event, arg):
-        if self.line is None and frame.f_code.co_filename == adapter.__file__:
+        if self.line is None and _is_adapters(frame):
             return self._trace_line
         return None
 
     def _trace_line(self, frame, event, arg):
         if event == "line" and self.line is None:
-            line = linecache.getline(adapter.__file__, frame.f_lineno)
+            line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
             self.nth -= self._wanted(line)
             if not self.nth:
                 sys.settrace(None)

@@ -15,10 +15,11 @@ from stub import SocketConnection
 from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
-from sa_reaperpool import adapter
 from sa_reaperpool import entries
 from sa_reaperpool import liveness
 from sa_reaperpool import stock
+from sa_reaperpool.adapter import handles
+from sa_reaperpool.adapter import short
 from sa_reaperpool.liveness import Look
 from sa_reaperpool.liveness import cursor_open
 from sa_reaperpool.liveness import in_transaction
@@ -348,7 +349,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     given = Clock()
-    for module in (adapter, entries, stock):
+    for module in (handles, short, entries, stock):
         monkeypatch.setattr(module, "monotonic", given)
     return given
 

@@ -29,8 +29,9 @@ from stub import switching_often
 from stub import until
 
 from sa_reaperpool import ReaperPool
-from sa_reaperpool import adapter
 from sa_reaperpool import process
+from sa_reaperpool.adapter import handles
+from sa_reaperpool.adapter import short
 from sa_reaperpool.lease import Lease
 from sa_reaperpool.waiter import Waiter
 
@@ -67,9 +68,9 @@ class Roads:
             "connect_at_length",
             lambda timeout: self.gone.append("checkout") or at_length(timeout),
         )
-        returned = adapter._ConnectionFairy._close_special
+        returned = handles._ConnectionFairy._close_special
         monkeypatch.setattr(
-            adapter._ConnectionFairy,
+            handles._ConnectionFairy,
             "_close_special",
             lambda *args: self.gone.append("return") or returned(*args),
         )
@@ -575,7 +576,7 @@ def test_nobody_is_overtaken_by_the_short_way(driver):
 def breaks(monkeypatch):
     """The times at which somebody let others run."""
     taken = []
-    monkeypatch.setattr(adapter.time, "sleep", taken.append)
+    monkeypatch.setattr(short.time, "sleep", taken.append)
     return taken
 
 
