@@ -71,7 +71,7 @@ def test_interrupted(postgres_url: str) -> None:
 
 
 def test_watched(postgres_url: str) -> None:
-    command = [*COMMAND[:-1], "watch", postgres_url, "--seconds", "5"]
+    command = [*COMMAND, "watch", postgres_url, "--seconds", "5"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert (ended.returncode, ended.stderr) == (0, "")
