@@ -6,6 +6,7 @@ from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import adapter
+from sa_reaperpool import bailiff
 from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
 from sa_reaperpool import entries
@@ -23,6 +24,7 @@ class Clock:
         self.now = 1000.0
         for module in (
             adapter,
+            bailiff,
             caretaker,
             checkout,
             entries,
