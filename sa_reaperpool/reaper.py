@@ -26,6 +26,7 @@ from typing import NamedTuple
 from typing import Protocol
 
 from . import holder
+from . import process
 from .crew import Crew
 
 log = logging.getLogger("sqlalchemy.pool.impl.ReaperPool")
@@ -66,6 +67,9 @@ _AT_MOST = 3600.0
 
 _TRY_AGAIN = 1.0
 """Seconds until another attempt to start a thread, after one failed."""
+
+_carried: list[threading.Event] = []
+"""What the reapers of a child's parents sleep on, lest they be collected."""
 
 
 class _Errand(NamedTuple):
@@ -216,11 +220,21 @@ class Reaper:
         return True
 
     def _run(self, mailbox: queue.SimpleQueue[Any]) -> None:
+        home = process.number
+        self._work(mailbox)
+        if process.number != home:
+            # A greenlet, which gevent carried into a child, where threading
+            # does not know it and would complain of its end: it has none.
+            never = threading.Event()
+            _carried.append(never)
+            never.wait()
+
+    def _work(self, mailbox: queue.SimpleQueue[Any]) -> None:
         # a new one, as the thread before may have its own a while longer
         duty = threading.RLock()
         with duty:
             with self._lock:
-                if self._thread is not None:
+                if self._thread is not None or self._replaced(mailbox):
                     return
                 self._thread = threading.current_thread()
                 self._duty = duty
@@ -252,7 +266,7 @@ class Reaper:
             ]
         )
         somebody_ended = self._read_mail(mailbox, due - monotonic())
-        if self._stopping:
+        if self._stopping or self._replaced(mailbox):
             return
         self._crew.staff()
         now = monotonic()
@@ -292,7 +306,7 @@ class Reaper:
         somebody_ended = False
         try:
             mail = mailbox.get(timeout=max(0.0, seconds))
-            while True:
+            while not self._replaced(mailbox):
                 if mail is _HOLDER_ENDED:
                     somebody_ended = True
                 else:
@@ -300,8 +314,20 @@ class Reaper:
                 # it may be the last to refer to a pool
                 del mail
                 mail = mailbox.get_nowait()
+            # it may be the last to refer to what is the parent's
+            mailbox.put(mail)
         except queue.Empty:
-            return somebody_ended
+            pass
+        return somebody_ended
+
+    def _replaced(self, mailbox: queue.SimpleQueue[Any]) -> bool:
+        """Is this a forked child, with a reaper of its own?
+
+        A thread is in none; but gevent carries greenlets into it.  Nobody
+        may have told the child that it is one, if C code forked.
+        """
+        process.check()
+        return mailbox is not self._mailbox
 
     def _read(self, mail: Any) -> None:
         if type(mail) is _Errand:

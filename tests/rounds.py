@@ -5,6 +5,7 @@ from __future__ import annotations
 from stub import StubDialect
 
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import bailiff
 from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
 from sa_reaperpool import entries
@@ -25,6 +26,7 @@ class Clock:
         for module in (
             handles,
             short,
+            bailiff,
             caretaker,
             checkout,
             entries,

@@ -5,6 +5,7 @@ Each test is a program of its own: patching is for a whole process.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -45,6 +46,7 @@ def run(tmp_path, program):
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
     return done.stdout.strip()
 
 
@@ -191,3 +193,80 @@ def test_a_circle_of_greenlets(tmp_path):
         print(type(error) is PoolDeadlock, error.reason, len(error.leases))
         """,
     ) == ("True deadlock 4")
+
+
+# gevent carries the parent's greenlets into a child, its reaper among them
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@needs_fork
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_childs_log_has_nothing_of_the_reaper_it_inherits(begun, tmp_path):
+    assert run(
+        tmp_path,
+        f"""
+        import os
+        from sa_reaperpool.reaper import reaper
+
+        pool.connect().close()
+        if {begun}:
+            gevent.idle()
+        assert (reaper._thread is not None) is {begun}
+        mailbox = reaper._mailbox
+        child = os.fork()
+        if not child:
+            pool.connect().close()
+            # the inherited one wakes up, and does what it does then
+            mailbox.put(None)
+            gevent.idle()
+            # and there is one that is the child's
+            reaper.wake(pool)
+            gevent.idle()
+            print(reaper._mailbox is mailbox, reaper._mailbox.qsize())
+            # through the interpreter's own end, as gunicorn's workers do
+            sys.exit()
+        print(os.waitpid(child, 0)[1])
+        """,
+    ) == ("False 0\n0")
+
+
+@needs_fork
+def test_the_inherited_reaper_closes_nothing_where_c_code_forked(tmp_path):
+    """No hook has told the child that it is one."""
+    pytest.importorskip("ctypes")
+    assert run(
+        tmp_path,
+        """
+        import ctypes
+        import os
+        import sqlite3
+        from sa_reaperpool.reaper import reaper
+
+        class Connection(sqlite3.Connection):
+            def close(self):
+                print("closed by a child:", os.getpid() != parent, flush=True)
+                super().close()
+
+        parent = os.getpid()
+        pool = ReaperPool(
+            lambda: sqlite3.connect(sys.argv[1], factory=Connection),
+            idle_timeout=60,
+            reaping_frequency=600,
+        )
+        pool.connect().close()
+        gevent.idle()
+        [entry] = pool.queue.queue
+        child = ctypes.PyDLL(None).fork()
+        if not child:
+            # as who forks so under gevent has to
+            gevent.reinit()
+        entry.idle_since -= 100
+        reaper.wake(pool)
+        gevent.idle()
+        if not child:
+            os._exit(0)
+        print(os.waitpid(child, 0)[1], pool.stats().idle)
+        """,
+    ) == ("closed by a child: False\n0 0")
