@@ -301,17 +301,17 @@ def test_max_connecting(engines: Engines, driver: str) -> None:
     most = 0
 
     @event.listens_for(engine, "do_connect")
-    def connect(*_: object) -> None:
+    def connect(dialect: Any, _: object, args: Any, options: Any) -> Any:
         nonlocal most
         with lock:
             now.append(None)
             most = max(most, len(now))
         may_go_on.wait(20)
-
-    @event.listens_for(engine, "connect")
-    def connected(*_: object) -> None:
+        connection = dialect.connect(*args, **options)
+        # here, as the next one's turn is before the connect event
         with lock:
             now.pop()
+        return connection
 
     ready = threading.Barrier(8)
 
