@@ -31,20 +31,11 @@ class Crew:
 
     :param lock: one that knows its owner, as a ``threading.RLock``.
 
-    :param others: has something in it whenever somebody but that one thread
-     may have the lock.
-
     """
 
-    def __init__(
-        self,
-        each: int = 3,
-        lock: Any = None,
-        others: set[object] | None = None,
-    ):
+    def __init__(self, each: int = 3, lock: Any = None):
         self._each = each
         self._lock: Any = lock or threading.RLock()
-        self._others: set[object] = set() if others is None else others
         # by owner and key, in the order in which they came
         self._waiting: dict[int, dict[Hashable, Task]] = {}
         # by owner, how many
@@ -97,28 +88,20 @@ class Crew:
             if self._threads.get(owner, 0) >= self._each:
                 return
             self._threads[owner] = self._threads.get(owner, 0) + 1
-        helper = object()
-        self._others.add(helper)
         try:
             threading.Thread(
                 target=self._work,
-                args=(owner, helper),
+                args=(owner,),
                 name="sa_reaperpool helper",
                 daemon=True,
             ).start()
         except Exception as error:
             # no more threads or memory to be had, or the interpreter ends
             log.debug("No thread for upkeep: %s", error)
-            self._others.discard(helper)
             with self._lock:
                 self._leave(owner)
 
-    def _work(self, owner: int, helper: object) -> None:
-        self._work_for(owner)
-        # once it is out of the lock, and not before
-        self._others.discard(helper)
-
-    def _work_for(self, owner: int) -> None:
+    def _work(self, owner: int) -> None:
         while True:
             with self._lock:
                 tasks = self._waiting.get(owner)

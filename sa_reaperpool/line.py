@@ -68,6 +68,8 @@ class Line(Slots[E]):
         self.open_until = 0.0
         """Until when newcomers may take what is idle, beside who waits."""
 
+        self._shut_until = 0.0
+
         # Do others run all the time?  More so if positive; written by all who
         # hand over, and off by one now and then.
         self._bustle = 0

@@ -44,6 +44,8 @@ BRIEF = 0.001
 _ROUND = 0.016
 """Seconds by which newcomers delay the line, from end to end, at most."""
 
+_SHUT = 16
+
 _LONG = 0.0002
 """Seconds after which a thread that let go of the interpreter has it back,
 where nobody else runs; with some to spare."""
@@ -197,12 +199,14 @@ class FairQueue(Line[E]):
             if waiter.place is not None and waiter.entry is None:
                 waiter.place.taken(waiter)
             waiter.sleep(timeout)
-            while waiter.called and waiter.entry is None:
-                # in this order: what is laid down after that calls anew
-                waiter.called = False
+            while waiter.entry is None:
+                # called to look for itself, or for nothing; or its time is up
                 self.settle()
+                left = waiter.left(timeout)
+                if left is not None and left <= 0:
+                    break
                 if waiter.entry is None:
-                    waiter.sleep(waiter.left(timeout))
+                    waiter.sleep(left)
             if waiter.entry is None:
                 with self._lock: self._leave(waiter)  # fmt: skip
                 self._tidy()
@@ -212,7 +216,8 @@ class FairQueue(Line[E]):
             with self._lock: self._leave(waiter)  # fmt: skip
             if waiter.entry is not GONE and waiter.own is None:
                 self.put(waiter.entry)
-            self._pass_on()
+            # whatever it was about to do for others
+            self.settle()
             raise
 
     def _pass_on(self) -> None:
@@ -312,9 +317,14 @@ class FairQueue(Line[E]):
             return
         if not slot.counted:
             with self._lock: self._pick_up(entry)  # fmt: skip
-        if held < BRIEF and self._lets_in(now):
-            self._call_first()
-            return
+        if held < BRIEF:
+            if self._lets_in(now):
+                self._call_first()
+                return
+        elif held > BRIEF and self._waiters:
+            # one that was let in, maybe
+            self.open_until = 0.0
+            self._shut_until = now + _SHUT * held
         somebody_waits = self._waiters or self._makers
         self.settle()
         if somebody_waits:
@@ -328,15 +338,19 @@ class FairQueue(Line[E]):
         which run do with it.  And once there is a line there always is one,
         as each who has returned something stands in it again.  So after one
         has been served, those who come may go before for a while, so long
-        that all who wait go not slower than in this time altogether.
+        that this delays the line, from end to end, by ``_ROUND`` at most.
+        Should one of them keep what it got for longer, it is the turn of
+        those who wait for ``_SHUT`` times as long.
         """
         waiting = len(self._waiters)
         if (
             not waiting
             or self._makers
             or self._inbox
+            or self._errands
             or self._shedding
             or self._crowded()
+            or now < self._shut_until
         ):
             return False
         if now < self.open_until:
@@ -350,10 +364,11 @@ class FairQueue(Line[E]):
             waiter = self._waiters[0]
         except IndexError:
             return
-        if not waiter.called:
-            # in this order: it takes the one back before it looks
-            waiter.called = True
-            waiter.wake()
+        if waiter.entry is None:
+            waiter.call()
+        else:
+            # left in line by who served it, and was interrupted
+            self.settle()
 
     def _let_run(self) -> None:
         """Let go of the interpreter, so that who was served can run.

@@ -101,9 +101,7 @@ class Reaper:
         # one for both rooms, so that who returns a connection, maybe as a
         # finaliser in one of their sections, has one to look at
         self._lock: Any = threading.RLock()
-        # something is in here whenever not its own thread may have the lock
-        self._others: set[object] = set()
-        self._crew = Crew(lock=self._lock, others=self._others)
+        self._crew = Crew(lock=self._lock)
         self._mailbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._rounds: dict[weakref.ref[Tended], float] = {}
         self._lease_checks: dict[weakref.ref[Tended], float] = {}
@@ -138,9 +136,7 @@ class Reaper:
         return self._has_thread()
 
     def _has_thread(self) -> bool:
-        asking = object()
         try:
-            self._others.add(asking)
             # locked, so that it does not end meanwhile
             with self._lock: needed = self._thread is None  # fmt: skip
             # not locked: start() waits for the thread to begin, and up to
@@ -151,8 +147,6 @@ class Reaper:
             self._try_at = monotonic() + _TRY_AGAIN
             log.warning("No thread for the reaper: %s", error)
             return False
-        finally:
-            self._others.discard(asking)
 
     def delayed_here(self) -> bool:
         """Would what blocks the calling thread delay all pools?

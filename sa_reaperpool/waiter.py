@@ -39,17 +39,13 @@ class Waiter:
 
     """
 
-    __slots__ = ("entry", "own", "place", "since", "called", "_bell")
-
-    called: bool
-    """Was it woken to look for itself, and has not yet?"""
+    __slots__ = ("entry", "own", "place", "since", "_bell")
 
     def __init__(self, own: Any = None, place: Place | None = None) -> None:
         self.own = own
         self.entry: Any = None
         self.place = place
         self.since = monotonic()
-        self.called = False
         # A plain lock wakes its waiter in half the time that a Condition
         # takes; it is held from the start, and released once.
         self._bell = threading.Lock()
@@ -61,6 +57,11 @@ class Waiter:
         except RuntimeError:
             # rung already, by a thread that was interrupted right after
             pass
+
+    def call(self) -> None:
+        """Have it look for itself, if it does not so soon anyhow."""
+        if self._bell.locked():
+            self.wake()
 
     def sleep(self, seconds: float | None) -> None:
         if seconds is None:

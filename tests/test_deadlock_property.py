@@ -180,7 +180,8 @@ steps = st.tuples(
 def test_only_those_are_accused_that_nobody_can_help():
     accused = []
 
-    @settings(deadline=None, max_examples=150)
+    # the same ones each time: how many meet a circle is a matter of luck
+    @settings(deadline=None, max_examples=150, derandomize=True)
     @given(st.integers(1, 3), st.lists(steps, min_size=5, max_size=25))
     def programs(size, program):
         run = Program(size)

@@ -265,7 +265,7 @@ def test_nothing_is_reset_in_the_reapers_thread(driver, done, what):
     del seen[:]
     assert reaper.look_after(tended)
     until(lambda: seen)
-    until(lambda: not pool._leases and not reaper._others)
+    until(lambda: not pool._leases)
     assert set(seen) == {(HELPER, False)}
     assert pool.queue.live() == len(pool.idle_entries())
 
@@ -321,7 +321,6 @@ def test_nothing_is_reset_by_who_asks_for_the_reaper(driver, done, lock):
         else:
             lock.hooks["begin"] = here
 
-    until(lambda: not reaper._others)
     lock.hooks["begin"] = here
     keeps_it_going = Tended(int)
     assert reaper.look_after(keeps_it_going)
@@ -369,17 +368,6 @@ def test_put_off_once_more_where_the_reaper_comes_to_it(driver, done):
     reaper._lock.release()
     until(lambda: not pool._leases)
     assert seen == [(HELPER, False)]
-
-
-def test_who_may_have_the_lock_is_known_before(driver):
-    pool = a_pool(driver)
-    seen = []
-    keeps_it_going = Tended(int)
-    assert reaper.look_after(keeps_it_going)
-    reaper.run_soon(pool, lambda: seen.append(bool(reaper._others)))
-    until(lambda: seen)
-    assert seen == [True]
-    until(lambda: not reaper._others)
 
 
 def test_a_signals_handler_in_a_section(driver, done):

@@ -28,6 +28,11 @@ def give_back(queue, entry, now, held=BRIEF / 2):
     queue.rearrange(entry, slot, now, held)
 
 
+def called(waiter):
+    """Has it been woken, and has not looked yet?"""
+    return not waiter._bell.locked()
+
+
 def in_line(queue, count):
     """Who waits, and does not sleep."""
     line = [Waiter() for _ in range(count)]
@@ -45,7 +50,7 @@ def test_one_is_served_and_then_newcomers_are_let_in():
     assert line[1].entry is None
     # for whoever comes first
     assert queue.idle() == [second]
-    assert [waiter.called for waiter in line] == [False, True, False]
+    assert [called(waiter) for waiter in line[1:]] == [True, False]
 
 
 def test_only_for_a_while():
@@ -112,7 +117,7 @@ def test_whoever_comes_takes_it_before_who_waits():
     [waiter] = in_line(pool.queue, 1)
     pool.queue.open_until = float("inf")
     handle.close()
-    assert waiter.called
+    assert called(waiter)
     handle = pool.connect(timeout=0)
     assert waiter.entry is None
     pool.queue.open_until = 0.0
@@ -139,9 +144,8 @@ def test_who_finds_nothing_sleeps_on_and_stays_the_first():
     served = []
     tasks = waiters(queue, 2, served)
     first, _ = queue._waiters
-    first.called = True
-    first.wake()
-    until(lambda: not first.called)
+    first.call()
+    until(lambda: not called(first))
     queue.put(entry)
     assert tasks[0].result() is entry
     queue.put(entry)
@@ -177,24 +181,82 @@ def test_whose_time_is_up_as_he_is_called_passes_it_on(monkeypatch):
         queue._waiters.append(behind)
         queue.open_until = 200.0
         Task(give_back, queue, entry, now=100.0).result()
-        assert queue._waiters[0].called
+        assert called(queue._waiters[0])
 
+    hooks = {"begin": lambda: hooks.update(begin=between)}
     queue._lock = HookedLock()
-    queue._lock.hooks["begin"] = between
+    queue._lock.hooks = hooks
     monkeypatch.setattr(queue_module, "Waiter", Sleepless)
-    assert queue.get(1.0) is None
+    assert queue.get(0) is None
+    assert not hooks
     assert behind.entry is entry
 
 
 def test_who_is_taken_out_as_he_is_called_passes_it_on():
     queue = Queue(limit=1)
     entry = queue.get_nowait()
-    called, behind = in_line(queue, 2)
+    first, behind = in_line(queue, 2)
     queue.open_until = 200.0
     give_back(queue, entry, now=100.0)
-    assert called.called
-    assert queue.leave_if(called, lambda: True)
+    assert called(first)
+    assert queue.leave_if(first, lambda: True)
     assert behind.entry is entry
+
+
+def test_who_was_served_and_left_in_line_is_passed_over():
+    """By an interruption between the two."""
+    queue = Queue(limit=1)
+    entry = queue.get_nowait()
+    served, behind = in_line(queue, 2)
+    served.entry = object()
+    queue.open_until = 200.0
+    give_back(queue, entry, now=100.0)
+    assert behind.entry is entry
+
+
+def test_a_call_that_was_interrupted_is_made_by_the_next(monkeypatch):
+    queue = Queue(limit=1)
+    entry = queue.get_nowait()
+    [waiter] = in_line(queue, 1)
+    queue.open_until = 200.0
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Waiter, "wake", interrupt)
+        give_back(queue, entry, now=100.0)
+    # a newcomer has it meanwhile
+    assert queue.queue.popleft() is entry
+    give_back(queue, entry, now=100.0)
+    assert called(waiter)
+
+
+def interrupt(waiter):
+    raise KeyboardInterrupt()
+
+
+def test_who_is_interrupted_does_what_was_put_off_as_he_left(monkeypatch):
+    queue = Queue(limit=1)
+    queue.get_nowait()
+    done = []
+    hooks = {"begin": lambda: queue.run_outside(lambda: done.append(None))}
+    queue._lock = HookedLock()
+    queue._lock.hooks = hooks
+    monkeypatch.setattr(Waiter, "sleep", lambda self, seconds: interrupt(self))
+    with pytest.raises(KeyboardInterrupt):
+        queue.get(20)
+    assert done == [None]
+
+
+def test_not_soon_after_one_that_was_held_for_long():
+    queue = Queue(limit=3)
+    first, second, third = (queue.get_nowait() for _ in range(3))
+    line = in_line(queue, 5)
+    queue.open_until = 200.0
+    give_back(queue, first, now=100.0, held=0.25)
+    give_back(queue, second, now=103.9)
+    give_back(queue, third, now=103.9)
+    assert [waiter.entry for waiter in line[:3]] == [first, second, third]
+    give_back(queue, first, now=104.1)
+    give_back(queue, second, now=104.1)
+    assert [waiter.entry for waiter in line[3:]] == [first, None]
 
 
 def test_who_is_interrupted_when_called_passes_it_on(monkeypatch):

@@ -123,7 +123,7 @@ class Handle(Noting, _ConnectionFairy):
             if (
                 queue._lock._is_owned()
                 or _reaper._duty._is_owned()
-                or (_reaper._others and _reaper._lock._is_owned())
+                or _reaper._lock._is_owned()
             ) and _put_off_close(self, transaction_reset):
                 return
             if (
