@@ -20,6 +20,7 @@ from .errors import ConnectionReclaimed
 from .errors import JoinError
 from .errors import ReservationError
 from .lease import Lease
+from .lease import about_to_close
 from .lease import called_by_sqlalchemy
 from .lease import caught_by_sqlalchemy
 from .lost import warn_of_lost
@@ -92,6 +93,11 @@ class Noting:
         try:
             lease = self.lease
             if lease.level is None:
+                if lease.pool.delayed_here() and about_to_close():
+                    # the return is put off, and resets it in any case
+                    self.__dict__["reset_due"] = True
+                    lease.usual = False
+                    return
                 lease.touch()
                 begun = lease.begin_work()
                 self.dbapi_connection.rollback()

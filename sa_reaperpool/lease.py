@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import os.path
 import sys
 import weakref
@@ -43,6 +44,8 @@ from typing import TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection
+from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from . import holder as _holder
 from . import labels
@@ -59,6 +62,16 @@ _HERE = os.path.dirname(__file__) + os.sep
 # these are applications that happen to live here
 _APPLICATIONS = frozenset(
     _HERE + name for name in ("__main__.py", "demo.py", "compare_work.py")
+)
+
+_SESSION_CLOSE = Session.close.__code__
+# these end in that, and roll back before
+_CLOSERS = frozenset(
+    (
+        Connection.close.__code__,
+        inspect.unwrap(Engine.begin).__code__,
+        _SESSION_CLOSE,
+    )
 )
 
 INNER: dict[str, bool | str] = {}
@@ -434,6 +447,24 @@ def is_generated(frame: FrameType) -> bool:
 def called_by_sqlalchemy(depth: int) -> bool:
     """Is the frame that many calls up one of SQLAlchemy's own?"""
     return sys._getframe(depth).f_code.co_filename.startswith(_SQLALCHEMY)
+
+
+def about_to_close() -> bool:
+    """Is it SQLAlchemy that calls, and will close its Connection next?"""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code in _CLOSERS:
+            # the Connection that was given to a session lives on
+            return code is not _SESSION_CLOSE or isinstance(
+                frame.f_locals["self"].bind, Engine
+            )
+        if not (
+            code.co_filename.startswith(_SQLALCHEMY) or is_generated(frame)
+        ):
+            return False
+        frame = frame.f_back
+    return False
 
 
 def connection_calling() -> Connection | None:

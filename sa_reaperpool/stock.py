@@ -325,6 +325,10 @@ class StockedPool(OpeningPool):
             # entry.
             raise error.with_traceback(None)
 
+    def delayed_here(self) -> bool:
+        """Would what blocks the calling thread delay others as well?"""
+        return self.queue.locked_here() or reaper.delayed_here()
+
     def put_off(self, task: Callable[[], object]) -> bool:
         """Have what may block done later, where it must not be done now.
 

@@ -8,10 +8,14 @@ checkouts need, or in the reaper's own thread, which all pools need.
 from __future__ import annotations
 
 import gc
+import sqlite3
 import threading
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy import event
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 from stub import Driver
 from stub import HookedLock
 from stub import StubError
@@ -268,6 +272,111 @@ def test_nothing_is_reset_in_the_reapers_thread(driver, done, what):
     until(lambda: not pool._leases)
     assert set(seen) == {(HELPER, False)}
     assert pool.queue.live() == len(pool.idle_entries())
+
+
+# what SQLAlchemy rolls back before it closes
+
+
+def begun_in(around):
+    """Ends a generator's block, in which a transaction was begun."""
+
+    def rows():
+        with around as inner:
+            inner.execute(text("SELECT 1"))
+            yield inner
+
+    generator = rows()
+    next(generator)
+    return generator.close
+
+
+BEGUN = {
+    "connection": lambda engine: begun_in(engine.connect()),
+    "begin": lambda engine: begun_in(engine.begin()),
+    "session": lambda engine: begun_in(Session(engine)),
+}
+
+
+class Rollbacks(sqlite3.Connection):
+    """One whose rollback() can be another."""
+
+    def rollback(self):
+        super().rollback()
+
+
+@pytest.fixture
+def engine():
+    engine = create_engine(
+        "sqlite://",
+        poolclass=ReaperPool,
+        creator=lambda: sqlite3.connect(
+            ":memory:", check_same_thread=False, factory=Rollbacks
+        ),
+        reaping_frequency=None,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=0,
+    )
+    engine.connect().close()
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("what", BEGUN)
+def test_a_transaction_is_rolled_back_outside_of_the_lock(
+    engine, monkeypatch, what
+):
+    pool = engine.pool
+    seen = []
+    monkeypatch.setattr(
+        Rollbacks,
+        "rollback",
+        lambda self: seen.append(pool.queue.locked_here()),
+    )
+    end = BEGUN[what](engine)
+    lock = pool.queue._lock = HookedLock()
+    lock.hooks["begin"] = end
+    del seen[:]
+    pool.queue.entries()
+    assert seen == [False]
+    assert pool.stats().in_use == 0
+    engine.connect().close()
+
+
+def test_a_sessions_own_connection_is_rolled_back_at_once(
+    engine, monkeypatch
+):
+    """It lives on, and what follows is not to be undone with the rest."""
+    pool = engine.pool
+    seen = []
+    with engine.connect() as connection:
+        session = Session(connection)
+        session.execute(text("SELECT 1"))
+        monkeypatch.setattr(
+            Rollbacks,
+            "rollback",
+            lambda self: seen.append(pool.queue.locked_here()),
+        )
+        lock = pool.queue._lock = HookedLock()
+        lock.hooks["begin"] = session.close
+        pool.queue.entries()
+        assert seen == [True]
+
+
+def test_a_rollback_of_ones_own_is_done_at_once(engine, monkeypatch):
+    pool = engine.pool
+    seen = []
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        monkeypatch.setattr(
+            Rollbacks,
+            "rollback",
+            lambda self: seen.append(pool.queue.locked_here()),
+        )
+        lock = pool.queue._lock = HookedLock()
+        lock.hooks["begin"] = connection.rollback
+        pool.queue.entries()
+        assert seen == [True]
 
 
 def test_a_frozen_peer_does_not_keep_the_reaper(driver):

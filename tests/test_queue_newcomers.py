@@ -89,6 +89,7 @@ NOT_IF = {
         Waiter(own=object())
     ),
     "something came in": lambda queue, slot: queue._inbox.append(None),
+    "something was put off": lambda queue, slot: queue._errands.append(list),
     "there may be too many": lambda queue, slot: setattr(
         queue, "_shedding", True
     ),

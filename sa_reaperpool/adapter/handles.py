@@ -216,6 +216,9 @@ class Handle(Noting, _ConnectionFairy):
         return cast(Handle, _ConnectionFairy._checkout_existing(self))
 
     def _checkin(self, transaction_was_reset: bool = False) -> None:
+        if self.__dict__.pop("reset_due", False):
+            # see rollback()
+            transaction_was_reset = False
         lease = _end(self)
         if lease is not None:
             if lease.level is not None and lease.level.reservation.begun:
