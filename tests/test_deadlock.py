@@ -19,8 +19,8 @@ from stub import until
 from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import PoolDeadlock
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import waiter
 from sa_reaperpool.liveness import Look
-from sa_reaperpool.waiter import Waiter
 
 
 @pytest.fixture
@@ -187,9 +187,10 @@ def test_off_says_nothing_but_knows_it_in_the_end(driver, circle, told):
 def test_all_whose_time_is_up_are_told_the_same(driver, monkeypatch):
     """Though the first to give up has broken the circle."""
     clock = Clock(monkeypatch)
+    monkeypatch.setattr(waiter, "monotonic", clock)
     time_is_up = threading.Event()
     monkeypatch.setattr(
-        Waiter, "sleep", lambda waiter, seconds: time_is_up.wait(PATIENCE)
+        waiter.Waiter, "sleep", lambda *_: time_is_up.wait(PATIENCE)
     )
     pool = a_pool(driver, timeout=30, on_deadlock="off")
     all_have_one = threading.Barrier(4)
