@@ -135,7 +135,8 @@ class TestLive:
     def test_is_resized(self, url: str) -> None:
         with terminal(*WATCH, url, "--seconds", "30") as shown:
             small = shown.until(lambda frame: has("^waits", frame))
-            shown.resize(130, 50)
+            # also for a checkout in folders with long names
+            shown.resize(250, 50)
             large = shown.until(lambda frame: has("^waits", frame))
             shown.resize(60, 12)
             tiny = shown.until(lambda frame: has("^in use", frame))
