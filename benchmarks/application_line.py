@@ -34,7 +34,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import Pool
 
 from sa_reaperpool import ReaperPool
-from sa_reaperpool import lease
+from sa_reaperpool.adapter import handles
 
 REPEATS = 20
 """Walks a checkout, for the clock's own cost to vanish."""
@@ -120,15 +120,15 @@ def per_walk(
     By their long way, where it is a function of its own; it begins a few
     frames deeper there.
     """
-    original = lease.application_line
+    original = handles.application_line
     walks = Walks(walk)
     event.listen(way.pool, "checkout", _listener)
-    lease.application_line = walks  # type: ignore[assignment]
+    handles.application_line = walks  # type: ignore[assignment]
     try:
         for _ in range(count):
             way.use()
     finally:
-        lease.application_line = original
+        handles.application_line = original
         event.remove(way.pool, "checkout", _listener)
         way.pool.look_whether_usual()  # type: ignore[attr-defined]
     if walk is original:
@@ -150,7 +150,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rounds, count = arguments.rounds, arguments.count
 
-    line = lease.application_line
+    line = handles.application_line
     print(
         f"{'':20}{'checkout and return':>20}{'the line':>10}{'share':>8}"
         f"{'format_stack()':>16}"

@@ -109,14 +109,8 @@ class Checkouts(threading.local, Own):
 
     def left(self, default: float | None) -> float | None:
         """Seconds that are left of them."""
-        # limit() and taken(), as whoever waits asks for it
-        current = self.current
-        limit = default if self.block is UNSET else self.block
-        if current is None:
-            return limit
-        if current.timeout is not UNSET:
-            limit = current.timeout
-        return None if limit is None else limit - monotonic() + current.began
+        limit = self.limit(default)
+        return None if limit is None else limit - self.taken()
 
     def outer_ones(self) -> int:
         """How many checkouts, in which it is made, have a connection."""

@@ -37,6 +37,7 @@ from .demo_screen import Screen
 from .demo_screen import pool_log
 from .demo_screen import table
 from .demo_show import Interrupt
+from .demo_show import ended_by
 
 _BLOCK = "QueuePool", "ReaperPool", "ReaperPool", "QueuePool"
 """In this order the machine's mood meets both."""
@@ -81,13 +82,9 @@ def run(
         print(words, file=sys.stderr)
         return 2
 
-    if screen.gone:
-        # what a shell gives for a program that ended by a closed pipe
-        return 128 + 13
     if interrupt.received:
         screen.line("\nEnded early, before there was something to compare.")
-        return 128 + interrupt.received
-    return 0
+    return ended_by(screen, interrupt)
 
 
 class Comparison:

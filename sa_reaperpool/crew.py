@@ -58,10 +58,6 @@ class Crew:
             self._waiting.setdefault(owner, {})[key] = task
         self._start_one(owner)
 
-    def locked_here(self) -> bool:
-        """Is this very thread inside one of the critical sections?"""
-        return self._lock._is_owned()  # type: ignore[no-any-return]
-
     @property
     def understaffed(self) -> bool:
         """Do tasks wait for threads that could not be started?"""

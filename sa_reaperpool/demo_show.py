@@ -55,6 +55,12 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
 
     if any(result.wrong for result in show.results):
         return 1
+    return ended_by(screen, interrupt)
+
+
+def ended_by(screen: Screen, interrupt: Interrupt) -> int:
+    """The exit status of a command that has found nothing wrong."""
+
     if screen.gone:
         # what a shell gives for a program that ended by a closed pipe
         return 128 + 13

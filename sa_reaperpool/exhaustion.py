@@ -30,6 +30,7 @@ from . import diagnosis
 from . import holder
 from . import labels
 from . import liveness
+from .callers import application_line
 from .complaint import complaint
 from .diagnosis import Held
 from .diagnosis import Scene
@@ -39,7 +40,6 @@ from .errors import TooManyWaiting
 from .habits import Habits
 from .holder import Holder
 from .lease import Lease
-from .lease import application_line
 from .lease import describe
 from .waiter import Waiter
 

@@ -16,13 +16,13 @@ from typing import NoReturn
 
 from . import liveness
 from . import process
+from .callers import about_to_close
+from .callers import called_by_sqlalchemy
+from .callers import caught_by_sqlalchemy
 from .errors import ConnectionReclaimed
 from .errors import JoinError
 from .errors import ReservationError
 from .lease import Lease
-from .lease import about_to_close
-from .lease import called_by_sqlalchemy
-from .lease import caught_by_sqlalchemy
 from .lost import warn_of_lost
 
 if TYPE_CHECKING:

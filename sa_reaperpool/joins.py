@@ -59,8 +59,8 @@ from typing import Any
 
 from . import liveness
 from . import transactions
+from .callers import here
 from .lease import Lease
-from .lease import here
 from .level import Level
 from .lost import provisional
 from .lost import warn_of_lost

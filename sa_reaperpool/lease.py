@@ -29,59 +29,25 @@ the pool took it back (adapter/).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import inspect
-import os.path
-import sys
 import weakref
 from time import monotonic
 from types import CodeType
-from types import FrameType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import TypeVar
 
-import sqlalchemy
-from sqlalchemy import Connection
-from sqlalchemy import Engine
-from sqlalchemy.orm import Session
-
 from . import holder as _holder
 from . import labels
 from . import process
+from .callers import Line
+from .callers import written
 from .holder import Holder
 
 if TYPE_CHECKING:
     from .level import Level
 
 T = TypeVar("T")
-
-_SQLALCHEMY = os.path.dirname(sqlalchemy.__file__) + os.sep
-_HERE = os.path.dirname(__file__) + os.sep
-# these are applications that happen to live here
-_APPLICATIONS = frozenset(
-    _HERE + name for name in ("__main__.py", "demo.py", "compare_work.py")
-)
-
-_SESSION_CLOSE = Session.close.__code__
-# these end in that, and roll back before
-_CLOSERS = frozenset(
-    (
-        Connection.close.__code__,
-        inspect.unwrap(Engine.begin).__code__,
-        _SESSION_CLOSE,
-    )
-)
-
-INNER: dict[str, bool | str] = {}
-"""By the name of a file: does its code call for somebody else?  "maybe" if
-there is more than one of that name; :func:`.application_line` adds names."""
-
-Line = tuple[CodeType, int]
-"""A line, by its place in the code: to tell its number takes as long as a
-whole checkout where a function is long, and few are ever asked for."""
-
 
 class _Watched(weakref.ref[Any]):
     """A cursor of a lease, and until when it was there."""
@@ -393,123 +359,4 @@ def describe(
         in_transaction=in_transaction,
         kept=lease.kept,
         label=lease.label,
-    )
-
-
-def written(line: Line | None) -> str:
-    """An application's line for people."""
-    if line is None:
-        return "an unknown line"
-    code, _ = line
-    return f"{code.co_filename}:{number_of(line)} in {code.co_name}"
-
-
-def number_of(line: Line) -> int:
-    """The number of an application's line."""
-    code, place = line
-    for start, end, number in code.co_lines():
-        if start <= place < end and number is not None:
-            return number
-    return code.co_firstlineno
-
-
-def here() -> str:
-    """The application's line that is being run, for people."""
-    return written(application_line())
-
-
-def application_line(depth: int = 1) -> Line | None:
-    """The first line outside SQLAlchemy and this package, unformatted.
-
-    :param depth: so many calls up is the first that may be it.
-
-    """
-    frame: FrameType | None = sys._getframe(depth)
-    while frame is not None:
-        code = frame.f_code
-        try:
-            inner = INNER[code.co_filename]
-        except KeyError:
-            inner = INNER[code.co_filename] = _inner(code.co_filename)
-        if not (inner and (inner is True or is_generated(frame))):
-            return code, frame.f_lasti
-        frame = frame.f_back
-    return None
-
-
-def is_generated(frame: FrameType) -> bool:
-    """Did SQLAlchemy 2.0 make this function from a string?"""
-    # either without a module, or with that of the function it wraps
-    module = frame.f_globals.get("__name__", "sqlalchemy")
-    return str(module).partition(".")[0] == "sqlalchemy"
-
-
-def called_by_sqlalchemy(depth: int) -> bool:
-    """Is the frame that many calls up one of SQLAlchemy's own?"""
-    return sys._getframe(depth).f_code.co_filename.startswith(_SQLALCHEMY)
-
-
-def about_to_close() -> bool:
-    """Is it SQLAlchemy that calls, and will close its Connection next?"""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code in _CLOSERS:
-            # the Connection that was given to a session lives on
-            return code is not _SESSION_CLOSE or isinstance(
-                frame.f_locals["self"].bind, Engine
-            )
-        if not (
-            code.co_filename.startswith(_SQLALCHEMY) or is_generated(frame)
-        ):
-            return False
-        frame = frame.f_back
-    return False
-
-
-def connection_calling() -> Connection | None:
-    """The Connection whose method is being run, and has led to this."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        found = frame.f_locals.get("self")
-        if isinstance(found, Connection):
-            return found
-        frame = frame.f_back
-    return None
-
-
-def called_here(depth: int) -> bool:
-    """Is the frame that many calls up one of this package's?"""
-    return sys._getframe(depth).f_code.co_filename.startswith(_HERE)
-
-
-def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:
-    """Is SQLAlchemy just handling such an error, that it will raise on?
-
-    Unlike one that has reached the application, it was caught by a frame
-    which is still being run.
-    """
-    _, error, trace = sys.exc_info()
-    if not isinstance(error, kind):
-        return False
-    running = set()
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_filename.startswith(_SQLALCHEMY):
-            running.add(frame)
-        frame = frame.f_back
-    while trace is not None and trace.tb_frame not in running:
-        trace = trace.tb_next
-    return trace is not None
-
-
-def _inner(filename: str) -> bool | str:
-    if filename == "<string>":
-        return "maybe"
-    if filename.startswith(_HERE):
-        return filename not in _APPLICATIONS
-    # contextlib stands between `with engine.begin()` and its user
-    return (
-        filename.startswith((_SQLALCHEMY, "<sqlalchemy"))
-        or filename == contextlib.__file__
     )

@@ -20,8 +20,8 @@ from . import liveness
 from . import transactions
 from . import writes
 from .blocks import Block
+from .callers import connection_calling
 from .large import Large
-from .lease import connection_calling
 from .writes import Statement
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ to make one.  A waiting thread is served by whoever frees a slot: the entry
 is put into its hands, in the order in which the threads came.  An idle
 entry or a free slot and a waiter therefore never exist side by side for
 longer than one critical section; but for what was out for a moment only,
-which newcomers may have for a while (``FairQueue._lets_in``): then the first
+which newcomers may have for a while (newcomers.py): then the first
 in line has been *called*, and looks for itself as soon as it runs.  Who is
 called and leaves the line looks as well, on behalf of those behind it.
 
@@ -65,15 +65,6 @@ class Line(Slots[E]):
         self._makers: deque[Waiter] = deque()
         self._errands: deque[Callable[[], object]] = deque()
         self._watchers: deque[Waiter] = deque()
-        self.open_until = 0.0
-        """Until when newcomers may take what is idle, beside who waits."""
-
-        self._shut_until = 0.0
-
-        # Do others run all the time?  More so if positive; written by all who
-        # hand over, and off by one now and then.
-        self._bustle = 0
-        self._rest_at = 0.0
 
     # looking
 

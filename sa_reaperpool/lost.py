@@ -6,10 +6,10 @@ import warnings
 from typing import TYPE_CHECKING
 from typing import Any
 
+from .callers import application_line
+from .callers import here
+from .callers import number_of
 from .errors import ProvisionalCommitLost
-from .lease import application_line
-from .lease import here
-from .lease import number_of
 
 if TYPE_CHECKING:
     from .level import Level

@@ -1,8 +1,9 @@
 """Idle entries, the threads that wait for one, and the limit.
 
-The queue knows nothing of connections.  It is three rooms, each on top of
-the next: here are its verbs, in line.py who waits and how they are served,
-and in slots.py which entries count, their states and the limits.
+The queue knows nothing of connections.  It is four rooms, each on top of
+the next: here are its verbs, in newcomers.py who need not stand in line, in
+line.py who waits and how they are served, and in slots.py which entries
+count, their states and the limits.
 
 Most verbs are a critical section, which moves what is to be moved, and
 after it a look at what came in meanwhile.  What moves it is a function that
@@ -28,36 +29,18 @@ on the same line has no second time.
 from __future__ import annotations
 
 from time import monotonic
-from time import sleep
 from typing import Callable
 
-from .line import Line
+from .newcomers import BRIEF
+from .newcomers import Newcomers
 from .slots import E
 from .slots import _EntryRef
 from .waiter import GONE
 from .waiter import Place
 from .waiter import Waiter
 
-BRIEF = 0.001
-"""Seconds; what was out for less was held for no time at all."""
 
-_ROUND = 0.016
-"""Seconds by which newcomers delay the line, from end to end, at most."""
-
-_SHUT = 16
-
-_LONG = 0.0002
-"""Seconds after which a thread that let go of the interpreter has it back,
-where nobody else runs; with some to spare."""
-
-_WHILE = 0.02
-"""Seconds until it is tried again, where it mostly lasts that long."""
-
-_SURE = 4
-"""So many times more one way than the other, and that is how it is."""
-
-
-class FairQueue(Line[E]):
+class FairQueue(Newcomers[E]):
     """Hands out entries, first come, first served, up to a limit.
 
     :param make: makes an entry; called under the lock, so it must be quick.
@@ -322,72 +305,11 @@ class FairQueue(Line[E]):
                 self._call_first()
                 return
         elif held > BRIEF and self._waiters:
-            # one that was let in, maybe
-            self.open_until = 0.0
-            self._shut_until = now + _SHUT * held
+            self._keep_out(now, held)
         somebody_waits = self._waiters or self._makers
         self.settle()
         if somebody_waits:
             self._let_run()
-
-    def _lets_in(self, now: float) -> bool:
-        """May a newcomer have what was out for a moment?
-
-        Where threads fight over what each holds for no time, to put it into
-        the hands of one that sleeps takes longer than all that the threads
-        which run do with it.  And once there is a line there always is one,
-        as each who has returned something stands in it again.  So after one
-        has been served, those who come may go before for a while, so long
-        that this delays the line, from end to end, by ``_ROUND`` at most.
-        Should one of them keep what it got for longer, it is the turn of
-        those who wait for ``_SHUT`` times as long.
-        """
-        waiting = len(self._waiters)
-        if (
-            not waiting
-            or self._makers
-            or self._inbox
-            or self._errands
-            or self._shedding
-            or self._crowded()
-            or now < self._shut_until
-        ):
-            return False
-        if now < self.open_until:
-            return True
-        self.open_until = now + min(BRIEF, _ROUND / waiting)
-        return False
-
-    def _call_first(self) -> None:
-        """Have the first in line look for itself, when it can run."""
-        try:
-            waiter = self._waiters[0]
-        except IndexError:
-            return
-        if waiter.entry is None:
-            waiter.call()
-        else:
-            # left in line by who served it, and was interrupted
-            self.settle()
-
-    def _let_run(self) -> None:
-        """Let go of the interpreter, so that who was served can run.
-
-        Until this thread does, the entry is of use to nobody.  But it costs
-        two switches of threads.  Where it lasts long until this one runs
-        again, others run all the time, and there is nothing to be gained.
-        """
-        now = monotonic()
-        if self._bustle > 0 and now < self._rest_at:
-            return
-        # The shortest sleep there is, some 50 microseconds, is long
-        # enough for the other to be there; sleep(0) often is not.
-        sleep(1e-6)
-        if monotonic() - now > _LONG:
-            self._bustle = min(self._bustle + 1, _SURE)
-            self._rest_at = now + _WHILE
-        else:
-            self._bustle = max(self._bustle - 1, -_SURE)
 
     def put(self, entry: E, made: bool = True, back: bool = False) -> None:
         """Give an entry back: to who waits longest, else to the idle ones.

@@ -153,11 +153,7 @@ class Reaper:
 
         As it is the reaper's, or has the lock of the reaper's rooms.
         """
-        return bool(
-            self._duty._is_owned()
-            or self._lock._is_owned()
-            or self._crew.locked_here()
-        )
+        return bool(self._duty._is_owned() or self._lock._is_owned())
 
     def run_soon(self, pool: Any, errand: Callable[[], object]) -> None:
         """Anywhere, any time: have a helper do what may block."""

@@ -24,11 +24,11 @@ from typing import Mapping
 from . import fork
 from . import liveness
 from .adapter import Entry
+from .callers import written
 from .exhaustion import Place
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
-from .lease import written
 from .stats import Stats
 from .stats import Tally
 from .stats import counted

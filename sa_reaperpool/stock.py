@@ -23,6 +23,7 @@ from . import process
 from . import upkeep
 from .adapter import Entry
 from .adapter import Handle
+from .callers import application_line
 from .caretaker import Caretaker
 from .checkout import UNSET
 from .checkout import Checkout
@@ -33,7 +34,6 @@ from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
 from .lease import Lease
-from .lease import application_line
 from .lost import warn_of_lost
 from .options import Settings
 from .queue import FairQueue

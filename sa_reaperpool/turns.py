@@ -10,9 +10,9 @@ from typing import Any
 from . import cursors
 from . import liveness
 from . import transactions
+from .callers import here
 from .errors import JoinOrder
 from .lease import Lease
-from .lease import here
 from .level import Level
 from .lost import provisional
 from .lost import warn_of_lost

@@ -22,6 +22,7 @@ from .demo_screen import Screen
 from .demo_screen import pool_log
 from .demo_show import Interrupt
 from .demo_show import Result
+from .demo_show import ended_by
 from .demo_show import outage
 from .demo_show import outages
 from .demo_show import summary
@@ -57,12 +58,7 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
         print(f"python -m sa_reaperpool watch: error: {err}", file=sys.stderr)
         return 2
 
-    if result.wrong:
-        return 1
-    if screen.gone:
-        # what a shell gives for a program that ended by a closed pipe
-        return 128 + 13
-    return 128 + interrupt.received if interrupt.received else 0
+    return 1 if result.wrong else ended_by(screen, interrupt)
 
 
 class Watch:

@@ -220,6 +220,20 @@ def test_runs_on_the_stub(tmp_path):
     assert {"QueuePool", "ReaperPool"} <= set(suite.get_benchmark_names())
 
 
+def test_what_the_applications_line_costs():
+    """It puts itself in the place of the pool's own look for the line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.application_line"]
+        + ["--rounds", "1", "--count", "5"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("%") == 3
+
+
 @pytest.mark.slow
 def test_runs_on_postgresql(postgres_url):
     done = subprocess.run(

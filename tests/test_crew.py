@@ -177,6 +177,9 @@ def test_what_the_garbage_collector_returns_blocks_no_crew(monkeypatch):
     )
     handles = [pool.connect()]
     lock = HookedLock()
+    # one for both
+    assert reaper._crew._lock is reaper._lock
+    monkeypatch.setattr(reaper, "_lock", lock)
     monkeypatch.setattr(reaper._crew, "_lock", lock)
     # whoever comes first, the reaper's own thread or this one
     lock.hooks["begin"] = handles.clear

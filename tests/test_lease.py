@@ -24,9 +24,10 @@ from stub import switching_often
 from sa_reaperpool import HolderInfo
 from sa_reaperpool import LeaseInfo
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import callers
 from sa_reaperpool import lease as lease_module
+from sa_reaperpool.callers import application_line
 from sa_reaperpool.holder import Holder
-from sa_reaperpool.lease import application_line
 from sa_reaperpool.lease import begun
 from sa_reaperpool.lease import describe
 
@@ -137,7 +138,7 @@ def test_line_of_the_applications_own_helper(engine):
 
 
 def test_a_lease_without_an_application(monkeypatch):
-    monkeypatch.setattr(lease_module, "INNER", defaultdict(lambda: True))
+    monkeypatch.setattr(callers, "INNER", defaultdict(lambda: True))
     assert new_lease().where == "an unknown line"
 
 

@@ -14,9 +14,10 @@ from stub import switching_often
 from stub import until
 
 from sa_reaperpool import ReaperPool
+from sa_reaperpool import newcomers
 from sa_reaperpool import queue as queue_module
 from sa_reaperpool import waiter as waiter_module
-from sa_reaperpool.queue import BRIEF
+from sa_reaperpool.newcomers import BRIEF
 from sa_reaperpool.waiter import Waiter
 
 
@@ -318,8 +319,8 @@ class Rest:
 
     def __init__(self, monkeypatch):
         self.now, self.lasts, self.count = 100.0, 0.0, 0
-        monkeypatch.setattr(queue_module, "monotonic", lambda: self.now)
-        monkeypatch.setattr(queue_module, "sleep", self.sleep)
+        monkeypatch.setattr(newcomers, "monotonic", lambda: self.now)
+        monkeypatch.setattr(newcomers, "sleep", self.sleep)
 
     def sleep(self, seconds):
         self.count += 1

@@ -16,15 +16,15 @@ from sqlalchemy.pool import reset_rollback
 from sqlalchemy.pool.base import _ConnectionFairy
 
 from .. import process
+from ..callers import Line
+from ..callers import application_line
+from ..callers import called_by_sqlalchemy
+from ..callers import called_here
 from ..errors import ConnectionReclaimed
 from ..handle import Noting
 from ..handle import raise_if_reclaimed
 from ..lease import Lease
-from ..lease import Line
-from ..lease import application_line
 from ..lease import begun
-from ..lease import called_by_sqlalchemy
-from ..lease import called_here
 from ..lost import warn_of_lost
 from ..reaper import reaper as _reaper
 from .ended import NO_FINALISER

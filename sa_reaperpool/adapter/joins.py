@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy.pool.base import _ConnectionFairy
 
+from ..callers import called_by_sqlalchemy
 from ..handle import Dead
 from ..handle import Joining
-from ..lease import called_by_sqlalchemy
 from .ended import ReclaimedHandle
 from .handles import Handle
 from .handles import called_from_within

@@ -15,12 +15,12 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from .. import fork
 from .. import process
+from ..callers import INNER
+from ..callers import is_generated
 from ..checkout import UNSET
 from ..holder import here as _here
 from ..labels import current as current_label
-from ..lease import INNER
 from ..lease import Lease
-from ..lease import is_generated
 from ..lease import lease_ended
 from .ended import is_parents
 from .ended import take_apart
