@@ -214,7 +214,6 @@ class Exhaustion:
             return
         last: Any = max(circle.waiters, key=lambda waiter: waiter.since)
         if self._broken(circle, last.place, last):
-            last.place.refused = True
             last.wake()
 
     def suspicious(self) -> bool:
@@ -253,6 +252,8 @@ class Exhaustion:
                 return False
             if _mark(circle, place):
                 news.append(circle)
+            # at once, as it may wake up by itself
+            place.refused = raises
             return raises
 
         if pool.queue.leave_if(waiter, standing):

@@ -71,17 +71,25 @@ class Actor(threading.Thread):
     def wait(self, **options):
         """Have it ask for a connection; return once it stands in line.
 
-        Or once it has an answer.
+        And has looked for circles.  Or once it has an answer.
         """
-        before = self.pool.stats().waits, self.pool.stats().waiting
-        deed = self.do(lambda: self.pool.connect(**options))
-        until(
-            lambda: (
-                deed.done.is_set()
-                or self.pool.stats().waiting > before[1]
-                or self.pool.stats().waits > before[0]
-            )
-        )
+        exhaustion = self.pool._exhaustion
+        look = exhaustion.look_for_deadlock
+        looked = threading.Event()
+
+        def look_for_deadlock(*args):
+            try:
+                look(*args)
+            finally:
+                looked.set()
+
+        # where the class has its own
+        exhaustion.look_for_deadlock = look_for_deadlock
+        try:
+            deed = self.do(lambda: self.pool.connect(**options))
+            until(lambda: deed.done.is_set() or looked.is_set())
+        finally:
+            del exhaustion.look_for_deadlock
         return deed
 
     def leave(self):

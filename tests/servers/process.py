@@ -104,6 +104,8 @@ class Keeper:
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "HOME": str(self.folder),
+            # MariaDB, as it starts, removes the temporary tables of others
+            "TMPDIR": str(self.folder),
             "LC_ALL": "C",
             "TZ": "UTC",
         }
