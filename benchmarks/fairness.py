@@ -6,7 +6,8 @@
     python -m benchmarks.fairness URL        # on a database
 
 QueuePool and ReaperPool take turns, so that whatever else the machine does
-meets both; throughput is given as the median of the pairs' ratios.
+meets both; throughput is given as the median of the pairs' ratios.  How late
+the machine was meanwhile is told beside the longest waits (machine.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from sqlalchemy.pool import QueuePool
 from sa_reaperpool import ReaperPool
 
 from .crowd import crowd
+from .machine import Machine
 
 
 class Result(NamedTuple):
@@ -39,6 +41,10 @@ class Result(NamedTuple):
     """Checkouts, by thread."""
     waits: Sequence[Sequence[float]]
     """The seconds that each of them took, by thread."""
+    late: float | None
+    """By how many seconds the machine was late meanwhile, at most."""
+    stolen: float | None
+    """The part of its time that its host gave to others."""
 
 
 class StubConnection:
@@ -69,7 +75,8 @@ def measure(
             time.sleep(hold)
         connection.close()
 
-    waits, took = crowd(threads, seconds, step)
+    with Machine() as machine:
+        waits, took = crowd(threads, seconds, step)
     served = [len(waited) for waited in waits]
     return Result(
         sum(served) / took,
@@ -77,6 +84,8 @@ def measure(
         max(max(waited, default=0.0) for waited in waits),
         served,
         waits,
+        machine.late,
+        machine.stolen,
     )
 
 
@@ -154,6 +163,16 @@ def main() -> None:
             f"times threads/connections x hold (from {min(waits):.1f} to "
             f"{max(waits):.1f})"
         )
+    for number, result in enumerate(ours, 1):
+        print(
+            f"  round {number}: {result.longest * 1000:.1f} ms, the machine "
+            f"{_or_unknown(result.late, 1000, ' ms')} late at most, "
+            f"{_or_unknown(result.stolen, 100, ' %')} of it stolen"
+        )
+
+
+def _or_unknown(value: float | None, times: float, unit: str) -> str:
+    return "unknown" if value is None else f"{value * times:.1f}{unit}"
 
 
 if __name__ == "__main__":
