@@ -15,7 +15,6 @@ import dataclasses
 from operator import attrgetter
 from time import time
 from types import CodeType
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Iterable
@@ -29,6 +28,7 @@ from .exhaustion import Place
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
+from .stats import Closed
 from .stats import Stats
 from .stats import Tally
 from .stats import counted
@@ -323,7 +323,7 @@ def statistics(pool: ReaperPool, **present: int) -> Stats:
         timeouts=totals.pop("timeouts", 0),
         opened=totals.pop("opened", 0),
         connect_failures=totals.pop("connect_failures", 0),
-        closed=MappingProxyType(
+        closed=Closed(
             {
                 event.removeprefix("closed "): count
                 for event, count in totals.items()

@@ -7,9 +7,24 @@ import itertools
 import threading
 from collections import Counter
 from collections import deque
-from types import MappingProxyType
 from typing import Any
 from typing import Mapping
+from typing import NoReturn
+
+
+class Closed(dict[str, int]):
+    """Counts that cannot be changed, and go wherever a dictionary does:
+    through ``dataclasses.asdict()``, JSON, pickle and copies."""
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError("statistics are of one moment, and do not change")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> Any:
+        # not item by item
+        return type(self), (dict(self),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,16 +75,6 @@ class Stats:
     idle_timeout, or flushed), ``age``, ``dead``, ``reaped``,
     ``reclaimed``, ``refreshed``, ``failed`` (invalidated), ``shutdown``
     (disposed of, or shut down), ``detached``."""
-
-    def __reduce__(self) -> Any:
-        # what cannot be changed cannot be pickled either
-        values = {**vars(self), "closed": dict(self.closed)}
-        return _stats, (type(self), values)
-
-
-def _stats(cls: type[Stats], values: dict[str, Any]) -> Stats:
-    closed = MappingProxyType(values.pop("closed"))
-    return cls(**values, closed=closed)
 
 
 def counted(counter: itertools.count[int]) -> int:

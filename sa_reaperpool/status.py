@@ -20,7 +20,6 @@ from typing import Awaitable
 from typing import Callable
 from typing import Iterable
 from typing import Iterator
-from typing import Mapping
 from typing import NamedTuple
 from typing import Sequence
 from urllib.parse import parse_qs
@@ -226,22 +225,9 @@ def to_json(snapshots: Iterable[Snapshot]) -> str:
         {
             "process": os.getpid(),
             "at": time(),
-            "pools": [_plain(each) for each in snapshots],
+            "pools": [dataclasses.asdict(each) for each in snapshots],
         }
     )
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {
-            field.name: _plain(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return value
 
 
 # HTML

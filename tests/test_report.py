@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from types import MappingProxyType
 
 import pytest
 from stub import Driver
@@ -42,7 +41,7 @@ STATS = Stats(
     timeouts=1,
     opened=9,
     connect_failures=1,
-    closed=MappingProxyType({"reaped": 1, "age": 3}),
+    closed={"reaped": 1, "age": 3},
 )
 
 

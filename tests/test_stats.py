@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import operator
 import pickle
 import threading
 from time import monotonic
@@ -243,6 +245,7 @@ def test_what_is_lent_again_after_a_dispose_is_in_use(driver):
         copy.deepcopy,
         lambda stats: pickle.loads(pickle.dumps(stats)),
         lambda stats: dataclasses.replace(stats),
+        lambda stats: Stats(**dataclasses.asdict(stats)),
     ],
 )
 def test_a_snapshot_can_be_sent_elsewhere(driver, duplicate):
@@ -253,5 +256,23 @@ def test_a_snapshot_can_be_sent_elsewhere(driver, duplicate):
     other = duplicate(stats)
     assert other == stats
     assert other.closed == {"idle": 1}
-    with pytest.raises(TypeError):
-        other.closed["idle"] = 2
+    for change in (
+        lambda closed: closed.update(idle=2),
+        lambda closed: closed.pop("idle"),
+        lambda closed: closed.clear(),
+        lambda closed: closed.setdefault("age", 1),
+        lambda closed: operator.setitem(closed, "idle", 2),
+        lambda closed: operator.delitem(closed, "idle"),
+        lambda closed: operator.ior(closed, {"idle": 2}),
+    ):
+        with pytest.raises(TypeError):
+            change(other.closed)
+    assert other == stats
+
+
+def test_a_snapshot_as_json(driver):
+    pool = a_pool(driver)
+    pool.connect().close()
+    pool.flush()
+    said = json.loads(json.dumps(dataclasses.asdict(pool.stats())))
+    assert said["opened"] == 1 and said["closed"] == {"idle": 1}

@@ -6,11 +6,12 @@ import asyncio
 import html
 import json
 import subprocess
-from html.parser import HTMLParser
-from wsgiref.util import setup_testing_defaults
-from wsgiref.validate import validator
+import threading
 
 import pytest
+from pages import Answer
+from pages import Page
+from pages import of_wsgi
 from sqlalchemy import create_engine
 from sqlalchemy.exc import ArgumentError
 from stub import PATIENCE
@@ -29,26 +30,6 @@ HOSTILE = "<script>document.title='hit'</script>\"'&\x1b\u202e\n<b>"
 def a_pool(name="shop", **options):
     options = {"reaping_frequency": None, "timeout": None, **options}
     return ReaperPool(Driver().connect, logging_name=name, **options)
-
-
-class Answer:
-    def __init__(self, status, headers, body):
-        self.status = status
-        self.headers = {name.lower(): value for name, value in headers}
-        self.body = body
-        self.text = body.decode()
-
-
-def of_wsgi(app, query="", method="GET"):
-    environ = {"QUERY_STRING": query, "REQUEST_METHOD": method}
-    setup_testing_defaults(environ)
-    started = []
-    # which complains of whatever the standard does not allow
-    body = validator(app)(environ, lambda *given: started.append(given))
-    content = b"".join(body)
-    body.close()
-    [(status, headers)] = started
-    return Answer(int(status.split()[0]), headers, content)
 
 
 def of_asgi(app, query="", method="GET", old=False):
@@ -88,36 +69,6 @@ def of_old_asgi(app, query="", method="GET"):
 @pytest.fixture(params=[of_wsgi, of_asgi, of_old_asgi])
 def ask(request):
     return request.param
-
-
-class Page(HTMLParser):
-    """What a browser would see: its elements, and each table's cells."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements = []
-        self.rows = []
-        self.words = []
-        self._inside = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag != "meta":
-            self._inside.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-
-    def handle_endtag(self, tag):
-        assert self._inside.pop() == tag
-
-    def handle_data(self, data):
-        tag = self._inside[-1] if self._inside else ""
-        if tag in ("td", "th"):
-            self.rows[-1].append(data)
-        elif tag != "style":
-            self.words.append(data)
 
 
 def test_for_people(ask):
@@ -281,14 +232,32 @@ document.getElementById("page").contentDocument.documentElement.scrollWidth
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 400])
 def test_fits_the_window(tmp_path, width, chromium):
-    """Three pools, fifty connections, and names that make it hard."""
-    pools = [a_pool(f"{HOSTILE}{n}", pool_size=30) for n in range(3)]
-    handles = []
-    for number in range(50):
+    """Three pools, fifty connections, who waits, and names that make it
+    hard."""
+    pools = [
+        a_pool(f"{HOSTILE}{n}", pool_size=size, max_overflow=0)
+        for n, size in enumerate((20, 20, 10))
+    ]
+
+    def use(pool, number):
+        threading.current_thread().name = f"{HOSTILE}{'y' * 60}{number}"
         with label("x" * 38 + f" {number}"):
-            handles.append(pools[number % 3].connect())
+            return pool.connect()
+
+    handles = [
+        Task(lambda pool=pool, number=number: use(pool, number)).result()
+        for pool in pools
+        for number in range(pool.size())
+    ]
+    tasks = [
+        Task(lambda pool=pool, number=number: use(pool, number))
+        for pool in pools
+        for number in range(3)
+    ]
+    until(lambda: sum(pool.queue.waiting() for pool in pools) == 9)
     text = of_wsgi(status_app(*pools)).text
-    assert text.count("<tr") == 53
+    # with two headings each
+    assert text.count("<tr") == 50 + 9 + 6
     page = tmp_path / "page.html"
     page.write_text(FRAME.format(width=width, page=html.escape(text)))
     run = subprocess.run(
@@ -311,3 +280,5 @@ def test_fits_the_window(tmp_path, width, chromium):
     assert int(needed) <= width and named == "Connection pools"
     for handle in handles:
         handle.close()
+    for task in tasks:
+        task.result().close()

@@ -6,7 +6,6 @@ import dataclasses
 import io
 import re
 import threading
-from types import MappingProxyType
 
 import pytest
 from conftest import missing
@@ -58,7 +57,7 @@ STATS = Stats(
     timeouts=0,
     opened=9,
     connect_failures=0,
-    closed=MappingProxyType({"reaped": 1}),
+    closed={"reaped": 1},
 )
 
 

@@ -6,6 +6,8 @@ stand still, each number is compared with pg_stat_activity.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 import re
 import threading
@@ -16,6 +18,8 @@ import psycopg2
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from pages import Page
+from pages import of_wsgi
 from prometheus_client import CollectorRegistry
 from sqlalchemy import Connection
 from sqlalchemy import Engine
@@ -29,6 +33,7 @@ from postgresql.conftest import Engines
 from postgresql.conftest import Observer
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import label
+from sa_reaperpool import status_app
 from sa_reaperpool.exporters.opentelemetry import instrument
 from sa_reaperpool.exporters.prometheus import PoolCollector
 from sa_reaperpool.exporters.sources import Sources
@@ -131,6 +136,46 @@ def written(pool: ReaperPool) -> Counter[str]:
     return Counter({"idle in transaction": begun, "idle": len(rows) - begun})
 
 
+def on_the_page(app: status_app) -> Counter[str]:
+    """The same, as who sees the page would count it."""
+
+    page = Page(of_wsgi(app).text)
+    heading = " ".join(page.words)
+    found = re.search(r": (\d+) of \d+ in use, (\d+) idle; nobody", heading)
+    assert found, heading
+    rows = page.rows[1:]
+    counted = Counter(row[0] for row in rows)
+    assert counted["in use"] == int(found[1])
+    assert counted["idle"] == int(found[2])
+    begun = sum("open" in row for row in rows)
+    return Counter({"idle in transaction": begun, "idle": len(rows) - begun})
+
+
+def in_its_json(app: status_app) -> dict[str, Any]:
+    [pool] = json.loads(of_wsgi(app, "format=json").text)["pools"]
+    assert isinstance(pool, dict)
+    return pool
+
+
+def counted_in(page: dict[str, Any]) -> Counter[str]:
+    leases = [each["lease"] for each in page["connections"]]
+    return Counter(
+        "idle in transaction" if lease and lease["in_transaction"] else "idle"
+        for lease in leases
+    )
+
+
+def ages(observer: Observer, engine: Engine) -> list[float]:
+    """How old the server says that its sessions are, oldest first."""
+
+    rows = observer.rows(
+        "SELECT extract(epoch FROM clock_timestamp() - backend_start)::float8"
+        " FROM pg_stat_activity WHERE application_name = %s",
+        engine.url.query["application_name"],
+    )
+    return sorted((age for (age,) in rows), reverse=True)
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_agrees_with_the_server(
     engines: Engines, observer: Observer, driver: str, seed: int
@@ -138,13 +183,23 @@ def test_agrees_with_the_server(
     engine = engines(driver, pool_size=3, max_overflow=3, pool_timeout=0.01)
     pool: Any = engine.pool
     crew = Crew(engine, seed)
+    app = status_app(engine)
     seen: Counter[str] = Counter()
     for _ in range(ROUNDS):
         crew.stand_still()
         # a server takes its time to notice a close
         eventually(lambda: states(observer, engine) == told(pool))
-        assert +written(pool) == told(pool)
+        assert +written(pool) == +on_the_page(app) == told(pool)
+        page = in_its_json(app)
+        assert counted_in(page) == told(pool)
+        newest_first = sorted(each["age"] for each in page["connections"])
+        for age, at_server in zip(
+            reversed(newest_first), ages(observer, engine), strict=True
+        ):
+            # which was asked later, and began it before the client was in
+            assert age <= at_server < age + 5
         stats = pool.stats()
+        assert page["stats"] == dataclasses.asdict(stats)
         assert stats == pool.snapshot().stats
         assert stats.idle + stats.in_use == told(pool).total()
         assert stats.opened - sum(stats.closed.values()) == (
