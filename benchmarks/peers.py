@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.pool import QueuePool
 
 from sa_reaperpool import ReaperPool
+from sa_reaperpool.timings import Timings
 
 from . import stub_driver
 from .rows import Skip
@@ -35,6 +36,7 @@ STOCK = "QueuePool"
 PINGING = "QueuePool, pre_ping"
 RESERVED = "ReaperPool, reserved"
 UNWATCHED = "ReaperPool, liveness=off"
+MEASURING = "ReaperPool, histograms"
 RAW = "psycopg_pool, raw"
 UNDER = "psycopg_pool under NullPool"
 STEADY = "DBUtils PooledDB"
@@ -217,6 +219,13 @@ def _sqlalchemy(
 
 
 @contextmanager
+def _measuring(url: str | None) -> Iterator[Batch]:
+    with sqlalchemy_pool(url, ReaperPool) as pool:
+        pool.timings = Timings()
+        yield closes(pool.connect)
+
+
+@contextmanager
 def _reserved(url: str | None) -> Iterator[Batch]:
     with sqlalchemy_pool(url, ReaperPool) as pool, pool.with_connection():
         yield enters(pool.with_connection)
@@ -246,6 +255,7 @@ PEERS: dict[str, Callable[[str | None], Any]] = {
     PINGING: lambda url: _sqlalchemy(url, QueuePool, pool_pre_ping=True),
     RESERVED: _reserved,
     UNWATCHED: lambda url: _sqlalchemy(url, ReaperPool, liveness="off"),
+    MEASURING: _measuring,
     RAW: _raw,
     UNDER: _under,
     STEADY: _dbutils,

@@ -29,6 +29,7 @@ from typing import Any
 
 import pyperf
 
+from .peers import MEASURING
 from .peers import OURS
 from .peers import PEERS
 from .peers import PINGING
@@ -45,7 +46,7 @@ from .rows import Row
 from .rows import row_of
 from .settings import Settings
 
-STUB = [STOCK, OURS, PINGING, RESERVED, RAW, UNDER, STEADY]
+STUB = [STOCK, OURS, PINGING, RESERVED, MEASURING, RAW, UNDER, STEADY]
 REAL = [STOCK, OURS, PINGING, UNWATCHED, RAW, UNDER, STEADY]
 
 BATCH = 0.004
@@ -65,6 +66,7 @@ def on_stub(settings: Settings) -> list[Row]:
     """connect() and close() on a driver that does nothing."""
     values, missing = _measure(settings, "stub driver", None, STUB)
     what = "connect() and close(), stub driver"
+    measuring = values.pop(MEASURING)
     rows = _beside(what, values, missing, Bar("at most", 0.35))
     if RAW in values:
         ratios = _ratios(values[OURS], values[RAW])
@@ -90,6 +92,14 @@ def on_stub(settings: Settings) -> list[Row]:
                     bar=Bar("at most", 0.1) if ours else None,
                 )
             )
+    rows.append(
+        _cost(
+            "histograms, a checkout",
+            measuring,
+            values[OURS],
+            Bar("at most", 0.3),
+        )
+    )
     return rows
 
 
@@ -100,17 +110,23 @@ def on_postgresql(settings: Settings) -> list[Row]:
     watched = values[OURS]
     unwatched = values.pop(UNWATCHED)
     rows = _beside(what, values, missing, Bar("at most", 0.5))
-    costs = [(a - b) * 1e6 for a, b in zip(watched, unwatched)]
     rows.append(
-        row_of(
+        _cost(
             "passive liveness, a checkout",
-            OURS,
-            costs,
-            "µs",
+            watched,
+            unwatched,
             Bar("at most", 1.5),
         )
     )
     return rows
+
+
+def _cost(
+    what: str, with_it: list[float], without: list[float], bar: Bar
+) -> Row:
+    """What it adds to connect() and close()."""
+    costs = [(a - b) * 1e6 for a, b in zip(with_it, without)]
+    return row_of(what, OURS, costs, "µs", bar)
 
 
 NOTES = {

@@ -175,6 +175,7 @@ class OpeningPool(AdaptedQueuePool):
             if self.timings is not None:
                 since = entry.connecting_since
                 self.timings.created(monotonic() - since)
+                self.timings.count_if_many()
             self.queue.made(entry)
             self._tally.add("opened")
             self._opened(entry, connection)

@@ -296,6 +296,7 @@ class StockedPool(OpeningPool):
             self.returned((now, now - entry.lent_at))
             if self.timings is not None:
                 self.timings.used(now - entry.lent_at)
+                self.timings.count_if_many()
             entry.lent_at = 0.0
         if entry.dbapi_connection is None:
             self.queue.put(entry, made=False)

@@ -1,17 +1,21 @@
 """How long things take, in histograms; off unless an exporter wants them.
 
-``pool.timings`` is None, or what the pool tells its times to.  A checkout
+``pool.timings`` is None, or what the pool tells its times to.  A return
 appends to a list, and every so often the lists are counted all at once,
-which is several times as fast as to count each time.
+which is several times as fast as to count each time.  Of a checkout that
+waits for nothing it is only counted that there was one.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import threading
 from bisect import bisect_right
 from collections import deque
 from typing import Callable
+
+from .stats import counted
 
 BOUNDS = (
     *(0.0001, 0.00025, 0.0005),
@@ -67,36 +71,45 @@ class Histograms:
 
 
 class Timings:
-    """What a pool tells its times to, from any thread, at any moment."""
+    """What a pool tells its times to, from any thread, at any moment.
+
+    Each is one step.  Who tells one outside of the short way (adapter/) calls
+    :meth:`.count_if_many` after it, and who goes that way does so now and
+    then.
+    """
+
+    at_once: itertools.count[int]
+    """Step it on for a checkout that got a connection without a wait."""
 
     waited: Callable[[float], None]
-    """Call it with the seconds that a checkout took to get a connection."""
+    """Call it with the seconds that any other checkout took to get one."""
+
+    used: Callable[[float], None]
+    """Call it with the seconds for which a returned connection was out."""
+
+    created: Callable[[float], None]
+    """Call it with the seconds that it took to open a connection."""
 
     def __init__(self) -> None:
         self._waits: deque[float] = deque()
         self._uses: deque[float] = deque()
         self._creates: deque[float] = deque()
         self._counted = Histograms()
+        self._at_once = 0
         self._lock = threading.RLock()
-        # one step, and the cheapest: it is called most, and used() sees to
-        # it that the list is not for ever
+        self.at_once = itertools.count()
         self.waited = self._waits.append
+        self.used = self._uses.append
+        self.created = self._creates.append
 
-    def used(self, seconds: float) -> None:
-        """A connection was returned after so long."""
-        self._uses.append(seconds)
-        if len(self._uses) > _AT_ONCE:
-            self._count_some()
-
-    def created(self, seconds: float) -> None:
-        """A connection was opened, which took so long."""
-        self._creates.append(seconds)
-        if max(len(self._creates), len(self._waits)) > _AT_ONCE:
-            self._count_some()
-
-    def _count_some(self) -> None:
-        # not in the midst of that, should a finaliser return something there
-        if not self._lock._is_owned():  # type: ignore[attr-defined]
+    def count_if_many(self) -> None:
+        """Leave no list to grow for ever."""
+        if (
+            len(self._uses) > _AT_ONCE
+            or len(self._waits) > _AT_ONCE
+            or len(self._creates) > _AT_ONCE
+        ) and not self._lock._is_owned():  # type: ignore[attr-defined]
+            # not in the midst of that, should a finaliser return something
             self.histograms()
 
     def histograms(self) -> Histograms:
@@ -105,12 +118,19 @@ class Timings:
         with self._lock: return self._count()  # fmt: skip
 
     def _count(self) -> Histograms:
+        so_far = counted(self.at_once)
+        at_once, self._at_once = so_far - self._at_once, so_far
         self._counted += Histograms(
-            _histogram(self._waits),
+            _histogram(self._waits) + _none_at_all(at_once),
             _histogram(self._uses),
             _histogram(self._creates),
         )
         return self._counted
+
+
+def _none_at_all(times: int) -> Histogram:
+    """So many times of no seconds."""
+    return Histogram((times, *Histogram().counts[1:]))
 
 
 def _histogram(seconds: deque[float]) -> Histogram:

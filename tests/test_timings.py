@@ -68,18 +68,26 @@ def test_goes_on_counting():
 
 def test_keeps_little():
     timings = Timings()
-    for _ in range(5000):
-        timings.waited(0.1)
-        timings.used(0.1)
-    assert len(timings._waits) <= 1001 and len(timings._uses) <= 1000
-    for _ in range(5000):
-        # what is detached is never returned
-        timings.waited(0.1)
-        timings.created(0.1)
-    assert len(timings._waits) <= 1001 and len(timings._creates) <= 1000
+    lists = (timings._waits, timings._uses, timings._creates)
+    for tell in (timings.waited, timings.used, timings.created):
+        for _ in range(5000):
+            tell(0.1)
+            timings.count_if_many()
+        assert max(map(len, lists)) <= 1000
     found = timings.histograms()
-    assert sum(found.wait.counts) == 10000
-    assert sum(found.use.counts) == sum(found.create.counts) == 5000
+    for kind in (found.wait, found.use, found.create):
+        assert sum(kind.counts) == 5000
+
+
+def test_what_waits_for_nothing():
+    timings = Timings()
+    for _ in range(2):
+        for _ in range(3):
+            next(timings.at_once)
+        timings.waited(50.0)
+        found = timings.histograms().wait
+    assert (found.counts[0], found.counts[-1]) == (6, 2)
+    assert sum(found.counts) == 8 and sum(found.sums) == 100.0
 
 
 def test_added_up():
@@ -100,6 +108,8 @@ def test_from_many_threads():
         for _ in range(3000):
             timings.waited(chance.random())
             timings.used(chance.random())
+            next(timings.at_once)
+            timings.count_if_many()
 
     def read():
         while not over.is_set():
@@ -112,7 +122,8 @@ def test_from_many_threads():
     over.set()
     reader.result()
     found = timings.histograms()
-    assert sum(found.wait.counts) == sum(found.use.counts) == 12000
+    assert sum(found.use.counts) == 12000
+    assert sum(found.wait.counts) == 24000
 
 
 def test_inside_its_own_count():
@@ -126,6 +137,7 @@ def test_inside_its_own_count():
                 done.append(1)
                 for _ in range(1500):
                     timings.used(0.5)
+                    timings.count_if_many()
             return super().__lt__(other)
 
     tell(timings, "use", Seconds(0.1), Seconds(0.2))

@@ -49,6 +49,17 @@ def test_use(driver, clock):
     assert seconds(pool, "use") == {0.5: 2, None: 1}
 
 
+def test_keeps_little(driver):
+    """Though nobody reads, and all goes the short way."""
+    pool = measured(driver)
+    for _ in range(20000):
+        pool.connect().close()
+    # what comes in between two looks
+    assert len(pool.timings._uses) < 10000
+    found = pool.timings.histograms()
+    assert sum(found.use.counts) == sum(found.wait.counts) == 20000
+
+
 def test_use_of_what_is_invalidated_or_reaped(driver, clock):
     pool = measured(driver, dead_connection_timeout=0)
     handle = pool.connect()

@@ -146,7 +146,7 @@ class ShortWay(PoolVerbs):
                     self._leases[lease] = lease
                     next(self.checkouts)
                     if self.timings is not None:
-                        self.timings.waited(0.0)
+                        next(self.timings.at_once)
                     # in one line, since a signal's handler may fork
                     if _page[0] and entry.process == self.process: return handle  # fmt: skip  # noqa: E501, E701
                 elif _page[0] and entry.process == self.process:
@@ -173,8 +173,10 @@ class ShortWay(PoolVerbs):
         Where many do nothing but check out and return, none of them waits
         for a connection, but all for the interpreter, which lets each go on
         for 5 ms; whoever is interrupted in the midst of a checkout by that
-        has waited for as long as all others together.
+        has waited for as long as all others together.  Called now and then.
         """
+        if self.timings is not None:
+            self.timings.count_if_many()
         busy = turn - self._turn_then > _BUSY
         self._turn_over, self._turn_then = now + _TURN, turn
         if busy and self._whose_turn is not holder:
