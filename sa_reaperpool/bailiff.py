@@ -133,7 +133,7 @@ class Bailiff:
                 continue
             due = again if due is None else min(due, again)
         exhaustion = pool._exhaustion
-        if exhaustion.suspicious():
+        if exhaustion.circles.suspicious():
             # which may log
             submit("deadlock", bound(exhaustion.look_again, pool))
         return due

@@ -26,10 +26,10 @@ from .errors import CheckoutTimeout
 from .errors import CreatorError
 from .errors import PoolShutdown
 from .exhaustion import Exhaustion
-from .exhaustion import Place
 from .failover import Failover
 from .lease import Lease
 from .options import Settings
+from .place import Place
 from .reaper import reaper
 from .stats import Tally
 

@@ -1,36 +1,19 @@
-"""A checkout that finds nothing: how it waits, and what it is told.
-
-Before a thread falls asleep in line it looks whether it has just closed a
-circle: whether each connection of the pool is now held by threads that wait
-for one (deadlock.py).  The looking is done with no lock held, since it asks
-drivers as well.  What was seen is then seen once more under the queue's
-lock, where nobody can get a connection or leave the line, and in the same
-step the one who looked leaves, if that is what the pool is to do.  So of
-two threads that close a circle together, only one finds it.
-
-A circle can only be closed by a thread that begins to wait (it is noticed
-at once), or by the end of something that would have let another one go on:
-a further holder's thread, a cursor.  That is noticed by the reaper, as the
-thread ends or in its next round; without it, when somebody's time is up,
-and tells in the verdict.
-"""
+"""A checkout that finds nothing: how it waits, and what it is told."""
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import Collection
-from typing import Sequence
 
 from . import deadlock
 from . import diagnosis
 from . import holder
-from . import labels
 from . import liveness
-from .callers import application_line
+from .circles import Circles
+from .circles import reads
 from .complaint import complaint
 from .diagnosis import Held
 from .diagnosis import Scene
@@ -41,83 +24,12 @@ from .habits import Habits
 from .holder import Holder
 from .lease import Lease
 from .lease import describe
+from .place import Circle
+from .place import Place
 from .waiter import Waiter
 
 if TYPE_CHECKING:
     from .stock import StockedPool
-
-
-@dataclasses.dataclass(eq=False)
-class Circle:
-    """Threads that wait for each other, and what they hold."""
-
-    leases: Sequence[Lease]
-    waiters: Sequence[Waiter]
-    certain: bool
-    """Else there is a cursor, from which another thread might fetch."""
-
-    since: float
-    over: float | None = None
-    """When one of them gave up."""
-
-    def has(self, place: Place) -> bool:
-        return any(waiter.place is place for waiter in self.waiters)
-
-
-class Place:
-    """A thread in line for a connection.
-
-    :param exhaustion: of the pool.
-
-    :param patient: does it wait at all?
-
-    :param most: how many may wait.
-
-    """
-
-    __slots__ = (
-        "holder",
-        "since",
-        "counts",
-        "most",
-        "turned_away",
-        "circle",
-        "refused",
-        "label",
-        "line",
-        "_of",
-        "_before",
-    )
-
-    def __init__(
-        self, exhaustion: Exhaustion, patient: bool, most: int | None
-    ):
-        self._of = exhaustion
-        self.holder = holder.current()
-        # a signal's handler may ask while its thread stands in line
-        self._before = self.holder.place
-        self.since = monotonic()
-        self.counts = patient
-        self.most = most if patient else None
-        self.turned_away = False
-        self.circle: Circle | None = None
-        self.refused = False
-        """Was it taken out of the line, to break a circle?"""
-
-        self.label = labels.current()
-        self.line = application_line(2) if patient else None
-        """The application's line that asks."""
-
-    def taken(self, waiter: Waiter) -> None:
-        if self.counts:
-            # before the look, so that of two who look at the same time at
-            # least one sees the other
-            self.holder.place = self
-            self._of.look_for_deadlock(self, waiter)
-
-    def left(self) -> None:
-        """It has been served, or not, and stands in line no more."""
-        self.holder.place = self._before
 
 
 class Exhaustion:
@@ -130,6 +42,7 @@ class Exhaustion:
     def __init__(self, pool: StockedPool):
         self._pool_ref = weakref.ref(pool)
         self.habits = Habits()
+        self.circles = Circles(pool)
         self._connect_error: str | None = None
         self._connect_failed_at = 0.0
         self._telling: set[Holder] = set()
@@ -180,88 +93,35 @@ class Exhaustion:
          ``on_deadlock="raise"``.
 
         """
-        if self._somebody_goes_on():
+        if self.circles.somebody_goes_on():
             return
-        circle = self._circle(place, waiter)
+        circle = self.circles.seen(place, waiter)
         if circle is not None and self._broken(circle, place, waiter):
             raise self._error(
                 PoolDeadlock, place, "not waited for, on_deadlock raise"
             )
-
-    def _somebody_goes_on(self) -> bool:
-        """Does a holder live that stands in no line?
-
-        What nearly always is so, and is found out without a look at each of
-        those who wait.
-        """
-        for lease in self._pool._leases.copy().values():
-            last = lease.last_holder
-            # one from before a dispose() frees no slot
-            if last.place is None and lease.entry.slot.counted and last.alive:
-                return True
-        return False
 
     def look_again(self) -> None:
         """For the reaper: is there a circle that nobody has closed?
 
         Something has ended meanwhile by which one of them could go on.
         """
-        waiters = self._patient()
+        waiters = self.circles.patient()
         if not waiters:
             return
-        circle = self._circle(waiters[-1].place, waiters[-1])
+        circle = self.circles.seen(waiters[-1].place, waiters[-1])
         if circle is None:
             return
         last: Any = max(circle.waiters, key=lambda waiter: waiter.since)
         if self._broken(circle, last.place, last):
             last.wake()
 
-    def suspicious(self) -> bool:
-        """Is :meth:`.look_again` worth while?  Nothing is asked for that."""
-        if self._pool.settings.on_deadlock == "off" or (
-            self._somebody_goes_on()
-        ):
-            return False
-        waiters = self._patient()
-        return bool(waiters) and (
-            deadlock.circle(
-                self._counting(),
-                self._pool.queue.live(),
-                {waiter.place.holder for waiter in waiters},
-            )
-            is not None
-        )
-
-    def _patient(self) -> list[Any]:
-        """Who is in line and waits, each with its place."""
-        return [
-            each
-            for each in self._pool.queue.line()
-            if isinstance(each.place, Place) and each.place.counts
-        ]
-
     def _broken(self, circle: Circle, place: Place, waiter: Waiter) -> bool:
         """Tell of a circle; has this waiter left the line to break it?"""
-        pool = self._pool
-        mode = pool.settings.on_deadlock
-        raises = mode == "raise" and circle.certain and circle.has(place)
-        news: list[Circle] = []
-
-        def standing() -> bool:
-            if not self._stands(circle):
-                return False
-            if _mark(circle, place):
-                news.append(circle)
-            # at once, as it may wake up by itself
-            place.refused = raises
-            return raises
-
-        if pool.queue.leave_if(waiter, standing):
-            circle.over = monotonic()
-            return True
-        if news and circle.certain and mode != "off":
+        left, to_be_told = self.circles.broken(circle, place, waiter)
+        if to_be_told:
             self._warn(place)
-        return False
+        return left
 
     def _warn(self, place: Place) -> None:
         if place.holder in self._telling:
@@ -276,83 +136,6 @@ class Exhaustion:
             )
         finally:
             self._telling.discard(place.holder)
-
-    def _circle(self, place: Place, waiter: Waiter) -> Circle | None:
-        """Those who wait for each other, as it seems, or None.
-
-        :param place: the last to have joined them, maybe.
-
-        """
-        pool = self._pool
-        leases = self._counting()
-        if not leases or len(leases) < pool.queue.live():
-            return None
-        line = {each.place.holder: each for each in self._patient()}
-        # it may have left the line, its time being up
-        line[place.holder] = waiter
-        members = deadlock.circle(leases, pool.queue.live(), line)
-        if members is None:
-            return None
-        cursors = False
-        for lease in leases:
-            if self._goes_on(lease):
-                return None
-            cursors = cursors or _reads(lease)
-        return Circle(
-            leases,
-            [line[member] for member in members],
-            certain=not cursors,
-            since=place.since,
-        )
-
-    def _counting(self) -> list[Lease]:
-        """The leases of connections that count: not those from before a
-        dispose(), which free no slot."""
-        queue = self._pool.queue
-        return [
-            lease
-            for lease in self._pool._leases.copy().values()
-            if queue.counts(lease.entry)
-        ]
-
-    def _goes_on(self, lease: Lease) -> bool:
-        """Is there a sign that this comes free, whoever holds it?"""
-        if lease() is None:
-            # its finaliser is about to return it
-            return True
-        probe = lease.entry.probe
-        if probe is not None and probe() is liveness.Look.CLOSED:
-            # which the reaper will take back
-            return True
-        return self._runs(lease)
-
-    def _runs(self, lease: Lease) -> bool:
-        if lease.worked_on():
-            return True
-        connection = lease.entry.driver_connection
-        return self._pool.may_look_into(connection) and liveness.running(
-            connection
-        )
-
-    def _stands(self, circle: Circle) -> bool:
-        """Under the queue's lock: is all as it was seen?"""
-        pool = self._pool
-        queue = pool.queue
-        if queue.closed or queue.limit is None:
-            return False
-        if len(circle.leases) < queue.limit:
-            return False
-        if any(waiter.entry is not None for waiter in circle.waiters):
-            return False
-        for lease in circle.leases:
-            if pool._leases.get(lease) is not lease:
-                return False
-            if queue.turn(lease.entry) != lease.turn:
-                return False
-        waiting = {waiter.place.holder for waiter in circle.waiters}  # type: ignore[union-attr]
-        return (
-            deadlock.circle(circle.leases, queue.live(), waiting) is not None
-        )
 
     # telling
 
@@ -415,14 +198,14 @@ class Exhaustion:
             # looked at by another thread
             waited = now - place.since
         line = queue.line()
-        waiting = {each.place.holder for each in self._patient()}
+        waiting = {each.place.holder for each in self.circles.patient()}
         others = len(line)
         if place is not None:
             others -= any(each.place is place for each in line)
             if place.counts:
-                deadlock = deadlock or self._was_deadlock(place, now)
+                deadlock = deadlock or self.circles.was_one(place, now)
                 waiting.add(place.holder)
-        leases = sorted(self._counting(), key=lambda lease: lease.taken)
+        leases = sorted(self.circles.counting(), key=lambda lease: lease.taken)
         asking = holder.current()
         opening = [
             entry for entry in queue.entries() if not entry.connected
@@ -480,43 +263,6 @@ class Exhaustion:
             describe(lease, now, open_one),
             own=lease.last_holder is asking,
             waits=deadlock.stuck(lease, waiting),
-            busy=self._runs(lease),
-            reads=_reads(lease),
+            busy=self.circles.runs(lease),
+            reads=reads(lease),
         )
-
-    def _was_deadlock(self, place: Place, now: float) -> bool:
-        """Was a circle the reason, for most of the time that was waited?"""
-        circle = place.circle
-        if circle is None:
-            circle = self._circle(place, Waiter(place=place))
-            return circle is not None and self._stands(circle)
-        leases = self._pool._leases
-        if circle.over is None:
-            if any(leases.get(of) is not of for of in circle.leases):
-                # one of them went on after all, nobody knows when
-                return False
-            if circle.has(place):
-                circle.over = now
-        over = now if circle.over is None else circle.over
-        return over - circle.since >= (now - place.since) / 2
-
-
-def _reads(lease: Lease) -> bool:
-    return any(liveness.cursor_open(cursor) for cursor in lease.cursors())
-
-
-def _mark(circle: Circle, place: Place) -> bool:
-    """Let all who are in it know of it; is it news to any of them?"""
-    news = False
-    for each in [*circle.waiters, None]:
-        member = place if each is None else each.place
-        assert isinstance(member, Place)
-        known = member.circle
-        if (
-            known is None
-            or known.over is not None
-            or circle.certain > known.certain
-        ):
-            news = news or each is not None
-            member.circle = circle
-    return news

@@ -24,10 +24,10 @@ from . import fork
 from . import liveness
 from .adapter import Entry
 from .callers import written
-from .exhaustion import Place
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
+from .place import Place
 from .stats import Closed
 from .stats import Stats
 from .stats import Tally

@@ -8,10 +8,12 @@ from sa_reaperpool import ReaperPool
 from sa_reaperpool import bailiff
 from sa_reaperpool import caretaker
 from sa_reaperpool import checkout
+from sa_reaperpool import circles
 from sa_reaperpool import entries
 from sa_reaperpool import exhaustion
 from sa_reaperpool import lease
 from sa_reaperpool import lifetime
+from sa_reaperpool import place
 from sa_reaperpool import pool as pool_module
 from sa_reaperpool import stock
 from sa_reaperpool.adapter import handles
@@ -29,10 +31,12 @@ class Clock:
             bailiff,
             caretaker,
             checkout,
+            circles,
             entries,
             exhaustion,
             lease,
             lifetime,
+            place,
             pool_module,
             stock,
         ):

@@ -444,7 +444,7 @@ def test_the_end_of_one_who_could_go_on(driver, told, mode):
         until(told)
         assert "Deadlock suspected: all 2" in told()[0]
     else:
-        until(lambda: not pool._exhaustion.suspicious())
+        until(lambda: not pool._exhaustion.circles.suspicious())
     circle.end()
     assert len(told()) == (mode == "warn")
 
