@@ -1,5 +1,6 @@
 """A connection pool for SQLAlchemy that looks after its connections."""
 
+from .engine_block import with_connection
 from .errors import CheckoutTimeout
 from .errors import ConnectionReclaimed
 from .errors import CreatorError
@@ -22,7 +23,6 @@ from .pool import ReaperPool
 from .report import report
 from .report import report_on_signal
 from .reservation import release_connections
-from .reservation import with_connection
 from .stats import Stats
 from .status import status_app
 from .wrapper import Wrapper
