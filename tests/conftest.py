@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -62,6 +63,15 @@ def missing(reason: str, tool: str = "") -> NoReturn:
     if os.environ.get("CI") == "true" and tool not in excused:
         pytest.fail(f"required where CI=true: {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_to_collect_but_its_own() -> None:
+    """Many tests collect garbage, some of them in thousands of children: not
+    to look each time through all that was imported and is left."""
+
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -327,11 +327,15 @@ class Forker:
         self._wanted = forked_here
 
     def run(self, scenario):
+        # up to 3.11 the collector may run within a line, and so may the
+        # finaliser of what an earlier scenario has left; nobody forks there
+        gc.disable()
         sys.settrace(self._trace)
         try:
             return scenario()
         finally:
             sys.settrace(None)
+            gc.enable()
 
     def _trace(self, frame, event, arg):
         if self.line is None and _is_adapters(frame):
