@@ -93,6 +93,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_line(command):
     for password in PASSWORDS:
