@@ -27,6 +27,8 @@ from .errors import CreatorError
 from .errors import PoolShutdown
 from .exhaustion import Exhaustion
 from .failover import Failover
+from .history import Counters
+from .history import History
 from .lease import Lease
 from .options import Settings
 from .place import Place
@@ -76,6 +78,8 @@ class OpeningPool(AdaptedQueuePool):
     _refill_lock: threading.RLock = None  # type: ignore[assignment]
     _tally: Tally = None  # type: ignore[assignment]
     checkouts: itertools.count[int] = itertools.count()
+    _counters: Counters = None  # type: ignore[assignment]
+    history: History = None  # type: ignore[assignment]
 
     def _wake_reaper(self) -> None:
         # not before the first checkout: a process that only forks opens none

@@ -146,6 +146,8 @@ class LifetimePool(StockedPool):
         new = self.__class__(self.creator, **arguments)
         # which goes on counting there
         new.timings = self.timings
+        new.history = self.history
+        new.history.goes_on_with(new, new._counters)
         return new
 
     def _arguments(self) -> dict[str, Any]:

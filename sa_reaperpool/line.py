@@ -28,6 +28,7 @@ from collections import deque
 from time import monotonic
 from typing import Callable
 
+from .history import Waits
 from .slots import E
 from .slots import Slots
 from .waiter import GONE
@@ -47,6 +48,7 @@ class Line(Slots[E]):
         limit: int | None = None,
         max_making: int | None = None,
         use_lifo: bool = False,
+        waits: Waits | None = None,
     ):
         super().__init__(
             make,
@@ -55,9 +57,7 @@ class Line(Slots[E]):
             max_making=max_making,
             use_lifo=use_lifo,
         )
-        self.waits = 0
-        self.waited = 0.0
-        self.longest_wait = 0.0
+        self._past = waits or Waits()
         self._surplus = surplus
         self._lock = threading.RLock()
         self._waiters: deque[Waiter] = deque()
@@ -67,6 +67,21 @@ class Line(Slots[E]):
         self._watchers: deque[Waiter] = deque()
 
     # looking
+
+    @property
+    def waits(self) -> int:
+        """How many have waited, served or not."""
+        return self._past.number
+
+    @property
+    def waited(self) -> float:
+        """Seconds that they have waited, all together."""
+        return self._past.seconds
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that one of them waited at most."""
+        return self._past.longest
 
     def waiting(self) -> int:
         """How many threads wait, for an entry or the turn to make one."""
@@ -324,10 +339,11 @@ class Line(Slots[E]):
 
     def _waited_for(self, waiter: Waiter) -> None:
         elapsed = monotonic() - waiter.since
-        self.waits += 1
-        self.waited += elapsed
-        if elapsed > self.longest_wait:
-            self.longest_wait = elapsed
+        past = self._past
+        past.number += 1
+        past.seconds += elapsed
+        if elapsed > past.longest:
+            past.longest = elapsed
 
     def _unwatch(self, watcher: Waiter) -> None:
         try:

@@ -57,6 +57,8 @@ class FairQueue(Newcomers[E]):
 
     :param use_lifo: serve the idle entry that was put back last, not first.
 
+    :param waits: where those who waited are counted.
+
     """
 
     # looking

@@ -30,8 +30,8 @@ from .lease import describe
 from .place import Place
 from .stats import Closed
 from .stats import Stats
-from .stats import Tally
 from .stats import counted
+from .stats import seen
 from .waiter import Waiter
 
 if TYPE_CHECKING:
@@ -194,7 +194,9 @@ def take(pool: ReaperPool, now: float, shown: int | None = SHOWN) -> Snapshot:
         ),
         disposed=disposed,
         shut=pool.queue.closed,
-        over=empty and stats.opened > 0 and not pool.started,
+        over=empty
+        and not pool.started
+        and (stats.opened > 0 or pool.history.is_over_for(pool)),
         connect_error=None if error is None else error[0],
         failed_ago=0.0 if error is None else max(0.0, now - error[1]),
     )
@@ -312,7 +314,7 @@ def statistics(pool: ReaperPool, **present: int) -> Stats:
 
     """
     queue = pool.queue
-    totals = _totals(pool._tally)
+    totals = seen(pool._tally)
     return Stats(
         size=queue.maxsize,
         limit=queue.limit,
@@ -331,19 +333,3 @@ def statistics(pool: ReaperPool, **present: int) -> Stats:
         ),
         **present,
     )
-
-
-def _totals(tally: Tally) -> dict[str, int]:
-    """What is counted, without counting it: that takes a lock.
-
-    While another thread counts, what it has in its hands is missing.
-    """
-    for _ in range(10):
-        totals = dict(tally._totals)
-        events = list(tally._events)
-        if totals == dict(tally._totals):
-            # nobody has counted one of these events meanwhile
-            break
-    for event in events:
-        totals[event] = totals.get(event, 0) + 1
-    return totals

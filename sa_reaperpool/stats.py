@@ -109,3 +109,19 @@ class Tally:
         for _ in range(len(self._events)):
             self._totals[self._events.popleft()] += 1
         return dict(self._totals)
+
+
+def seen(tally: Tally) -> dict[str, int]:
+    """What is counted, without counting it: that takes a lock.
+
+    While another thread counts, what it has in its hands is missing.
+    """
+    for _ in range(10):
+        totals = dict(tally._totals)
+        events = list(tally._events)
+        if totals == dict(tally._totals):
+            # nobody has counted one of these events meanwhile
+            break
+    for event in events:
+        totals[event] = totals.get(event, 0) + 1
+    return totals

@@ -33,6 +33,9 @@ from .entries import heard_lately
 from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
+from .history import Counters
+from .history import History
+from .history import Waits
 from .lease import Lease
 from .lost import warn_of_lost
 from .options import Settings
@@ -61,6 +64,9 @@ class StockedPool(OpeningPool):
         self._unusual = True
         self._tally = Tally()
         self.checkouts = itertools.count()
+        self._counters = Counters(self._tally, self.checkouts, Waits())
+        self.history = History()
+        self.history.goes_on_with(self, self._counters)
         self._failover = Failover(self)
         self._exhaustion = Exhaustion(self)
         self.returned = self._exhaustion.habits.returned
@@ -75,6 +81,7 @@ class StockedPool(OpeningPool):
             limit=limit_of(maxsize, max_overflow),
             max_making=self.settings.max_connecting,
             use_lifo=use_lifo,
+            waits=self._counters.waits,
         )
 
     def _new_entry(self) -> Entry:

@@ -108,12 +108,17 @@ class Timings:
             len(self._uses) > _AT_ONCE
             or len(self._waits) > _AT_ONCE
             or len(self._creates) > _AT_ONCE
-        ) and not self._lock._is_owned():  # type: ignore[attr-defined]
-            # not in the midst of that, should a finaliser return something
+        ):
             self.histograms()
 
     def histograms(self) -> Histograms:
-        """All that was told so far."""
+        """All that was told so far.
+
+        Asked by a signal's handler or a finaliser in the midst of the count
+        of its own thread, it is what was counted before.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            return self._counted
         # one line on purpose, see queue.py
         with self._lock: return self._count()  # fmt: skip
 

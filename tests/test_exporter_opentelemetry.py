@@ -177,6 +177,38 @@ def test_a_forked_child_begins_anew(meters):
     assert in_a_child(child)
 
 
+@pytest.mark.parametrize("uses", [1, 5, 7])
+def test_a_child_records_all_of_its_own(meters, uses):
+    """However many its parent had."""
+    pool = a_pool()
+    meters.instrument(pool, histograms=True)
+    for _ in range(5):
+        pool.timings.used(0.3)
+    assert meters.histogram("use_time").count == 5
+
+    def child():
+        # what the SDK has of the parent goes on in it
+        for _ in range(uses):
+            pool.timings.used(0.3)
+        point = meters.histogram("use_time")
+        return [point.count, round(point.sum, 6)]
+
+    assert in_a_child(child) == [5 + uses, round(0.3 * (5 + uses), 6)]
+
+
+def test_one_engine_after_the_other(meters):
+    meters.instrument(a := a_pool("first"))
+    a.connect().close()
+    meters.instrument(b := a_pool("second"), histograms=True)
+    for _ in range(2):
+        b.connect().close()
+    found = meters.values()
+    assert found["sa_reaperpool.checkouts", (POOL, "first")] == 1
+    assert found["sa_reaperpool.checkouts", (POOL, "second")] == 2
+    point = meters.histogram("use_time")
+    assert point.count == 2 and point.attributes[POOL] == "second"
+
+
 def test_all_pools(meters):
     meters.instrument()
     pool = a_pool("of all")

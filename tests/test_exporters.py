@@ -151,6 +151,78 @@ def test_follows_an_engine_through_a_dispose(tmp_path):
     engine.dispose()
 
 
+@pytest.mark.parametrize("all_pools", [False, True])
+def test_what_no_reading_saw(tmp_path, all_pools):
+    """Pools that came and went in between, and what the last one did."""
+    engine = an_engine(tmp_path, pool_logging_name=f"unseen {all_pools}")
+    sources = Sources(() if all_pools else (engine,), True)
+
+    def read():
+        gc.collect()
+        [found] = [e for e in sources.read() if e.name.startswith("unseen")]
+        return found.counters, found.closed, sum(found.histograms.use.counts)
+
+    read()
+    for _ in range(4):
+        for _ in range(25):
+            engine.connect().close()
+        engine.dispose()
+    # and one that is out meanwhile
+    held = engine.connect()
+    engine.dispose()
+    held.close()
+    del held
+    counters, closed, uses = read()
+    assert counters["checkouts"] == uses == 101
+    assert counters["opened"] == 5 and closed == {"shutdown": 5}
+    assert read() == (counters, closed, uses)
+
+
+def test_a_pool_that_nobody_used_and_its_next_one(tmp_path):
+    """As servers dispose of in each of their processes, to be safe."""
+    engine = an_engine(tmp_path, pool_logging_name="unused")
+    pools = [engine.pool]
+    for _ in range(2):
+        engine.dispose()
+        pools.append(engine.pool)
+    [found] = [e for e in Sources((), False).read() if e.name == "unused"]
+    assert (found.most, found.most_idle) == (15, 5)
+    assert [pool.snapshot().over for pool in pools] == [True, True, False]
+
+
+def test_another_one_of_a_name_that_had_none():
+    sources = Sources((), True)
+
+    def read():
+        return [
+            (each.counters["checkouts"], sum(each.histograms.use.counts))
+            for each in sources.read()
+            if each.name == "tenant"
+        ]
+
+    for turn in (1, 2):
+        pool = a_pool("tenant")
+        sources.read()
+        pool.connect().close()
+        assert read() == [(turn, turn)]
+        del pool
+        gc.collect()
+        assert read() == []
+
+
+def test_more_sources(tmp_path):
+    one, other = a_pool("one"), a_pool("other")
+    sources = Sources((one,), False)
+    sources.add((other,), True)
+    found = {each.name: each for each in sources.read()}
+    assert found["one"].histograms is None
+    assert found["other"].histograms is not None
+    with pytest.raises(ArgumentError):
+        sources.add((1,), False)
+    sources.add((), False)
+    assert {each.name for each in sources.read()} >= {"one", "other"}
+
+
 def test_counters_stay_when_a_pool_goes():
     pools = [a_pool(), a_pool()]
     for pool in pools:

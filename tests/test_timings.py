@@ -169,3 +169,20 @@ def test_a_child_begins_anew():
     pool.forked(pool.process)
     assert pool.timings is not timings
     assert pool.timings.histograms() == Histograms()
+
+
+def test_asked_inside_its_own_count():
+    """As by a signal's handler."""
+    timings = Timings()
+    asked = []
+
+    class Seconds(float):
+        def __lt__(self, other):
+            asked.append(timings.histograms())
+            return super().__lt__(other)
+
+    tell(timings, "use", 0.5)
+    before = timings.histograms()
+    tell(timings, "use", *(Seconds(0.1) for _ in range(9)))
+    assert sum(timings.histograms().use.counts) == 10
+    assert set(asked) == {before}

@@ -11,6 +11,7 @@ import math
 from typing import Callable
 from typing import Iterable
 from typing import Iterator
+from weakref import WeakKeyDictionary
 
 from opentelemetry.metrics import CallbackOptions
 from opentelemetry.metrics import Meter
@@ -18,6 +19,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.metrics import Observation
 from opentelemetry.metrics import get_meter_provider
 
+from .. import process
 from ..timings import BOUNDS
 from ..timings import Histogram
 from ..timings import Histograms
@@ -31,6 +33,10 @@ _REASON = "sa_reaperpool.reason"
 _CONNECTION = "db.client.connection."
 
 Observe = Callable[[Reading], Iterable[Observation]]
+
+# A provider has each instrument once, and what observes it from the first.
+_known: WeakKeyDictionary[MeterProvider, Sources] = WeakKeyDictionary()
+_recorders: WeakKeyDictionary[MeterProvider, _Recorder] = WeakKeyDictionary()
 
 
 def instrument(
@@ -46,10 +52,10 @@ def instrument(
     ``used`` of the conventions there is ``opening``: what is being opened,
     checked, reset or closed.
 
-    :param sources: engines and pools; without any, all pools of the
-     process.  Pools of one name are added up; one without a name
-     (``pool_logging_name``) is called by its engine's address, port and
-     database.
+    :param sources: engines and pools, beside those of earlier calls; without
+     any, all pools of the process.  Pools of one name are added up; one
+     without a name (``pool_logging_name``) is called by its engine's
+     address, port and database.
 
     :param histograms: have the times of waiting, use and opening measured
      from now on.  They are recorded when a reader collects, each as the
@@ -62,13 +68,17 @@ def instrument(
      engine with one.
 
     """
-    found = Sources(sources, histograms)
     provider = meter_provider or get_meter_provider()
     meter = provider.get_meter("sa_reaperpool")
-    _observe_present(meter, found)
-    _observe_counters(meter, found)
-    if histograms:
-        _Recorder(meter, found)
+    known = _known.get(provider)
+    if known is None:
+        _known[provider] = known = Sources(sources, histograms)
+        _observe_present(meter, known)
+        _observe_counters(meter, known)
+    else:
+        known.add(sources, histograms)
+    if histograms and provider not in _recorders:
+        _recorders[provider] = _Recorder(meter, known)
 
 
 def _observe_present(meter: Meter, sources: Sources) -> None:
@@ -208,6 +218,7 @@ class _Recorder:
 
     def __init__(self, meter: Meter, sources: Sources):
         self._sources = sources
+        self._process = process.number
         self._recorded: dict[str, Histograms] = {}
         self._instruments = {
             key: meter.create_histogram(
@@ -232,6 +243,10 @@ class _Recorder:
 
     def _collect(self, options: CallbackOptions) -> Iterator[Observation]:
         with self._sources.lock:
+            if self._process != process.number:
+                # a forked child, whose pools begin anew
+                self._recorded.clear()
+                self._process = process.number
             readings = self._sources.read()
             for reading in readings:
                 if reading.histograms is not None:
@@ -240,9 +255,6 @@ class _Recorder:
 
     def _record(self, name: str, now: Histograms) -> None:
         before = self._recorded.get(name, Histograms())
-        if sum(now.use.counts) < sum(before.use.counts):
-            # the name's pools are others now, or a forked child's
-            before = Histograms()
         self._recorded[name] = now
         for key, instrument in self._instruments.items():
             for seconds in _new(getattr(before, key), getattr(now, key)):

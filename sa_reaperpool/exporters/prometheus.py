@@ -80,6 +80,8 @@ class PoolCollector:
 
         REGISTRY.register(PoolCollector(engine))
 
+    A registry takes one of these, which is to have all engines.
+
     Reading costs the pools nothing between.  Figures are of this process;
     prometheus_client's multiprocess mode collects none of a collector's.
 

@@ -1,8 +1,8 @@
 """What exporters read: the figures of pools, by name.
 
 Pools of one name are one here, and added up: so are the pools that an
-engine had before and after a ``dispose()``.  Counters never fall, although
-a pool that is gone takes its own along.
+engine had before and after a ``dispose()`` (history.py).  Counters never
+fall: what pools counted that are gone stays with their name.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 
 from .. import fork
 from .. import process
+from ..history import History
 from ..pool import ReaperPool
 from ..snapshot import name_of
 from ..stats import Stats
@@ -79,15 +80,25 @@ class Sources:
     """
 
     def __init__(self, given: tuple[Source, ...], histograms: bool):
+        # each, and whether its times are measured
+        self._given: list[tuple[weakref.ref[Any], bool]] = []
+        self.all = False
+        self._all_measured = False
+        self._begin()
+        self.add(given, histograms)
+
+    def add(self, given: tuple[Source, ...], histograms: bool) -> None:
+        """Read these as well; as the class has them."""
         for each in given:
             _check(each)
-        self._given = [weakref.ref(each) for each in given]
-        self.all = not given
-        self._histograms = histograms
-        self._begin()
-        if histograms:
-            # from now on
-            self.read()
+        with self.lock:
+            self._given += [(weakref.ref(each), histograms) for each in given]
+            if not given:
+                self.all = True
+                self._all_measured = self._all_measured or histograms
+            if histograms:
+                # from now on
+                self.read()
 
     @property
     def lock(self) -> threading.RLock:
@@ -101,12 +112,13 @@ class Sources:
     def _begin(self) -> None:
         self._lock = threading.RLock()
         self._process = process.number
-        # by pool: its name and counters when it was last read
-        self._known: dict[weakref.ref[Any], tuple[str, Counter[str]]] = {}
-        # by name: those of pools that are gone
+        # what was seen, and the name that it had
+        self._known: dict[History, str] = {}
+        # where the times of these are, or were, counted
+        self._timings: dict[History, dict[int, Timings]] = {}
+        # by name: what those have left whose pools are gone, all of them
         self._gone: dict[str, Counter[str]] = {}
-        # by name: where all its pools' times are, or were, counted
-        self._timings: dict[str, dict[int, Timings]] = {}
+        self._gone_times: dict[str, Histograms] = {}
 
     def read(self) -> list[Reading]:
         """The figures as they are now."""
@@ -114,44 +126,44 @@ class Sources:
             return self._read()
 
     def _read(self) -> list[Reading]:
-        pools = self.pools()
-        present = {weakref.ref(pool) for pool, _ in pools}
-        for ref in self._known.keys() - present:
-            name, counters = self._known.pop(ref)
-            pool = ref()
-            if pool is not None:
-                # as it is an engine's no more
-                counters = _counters(pool.stats())
-            self._gone.setdefault(name, Counter()).update(counters)
         groups: dict[str, list[tuple[ReaperPool, Stats]]] = {}
-        for pool, name in pools:
-            stats = pool.stats()
-            self._known[weakref.ref(pool)] = (name, _counters(stats))
-            groups.setdefault(name, []).append((pool, stats))
+        for pool, name in self.pools():
+            groups.setdefault(name, []).append((pool, pool.stats()))
+            self._known[pool.history] = name
             if pool.timings is not None:
-                # an engine's next pool goes on with the last one's
-                known = self._timings.setdefault(name, {})
+                known = self._timings.setdefault(pool.history, {})
                 known[id(pool.timings)] = pool.timings
-        for by_name in (self._gone, self._timings):
-            for name in by_name.keys() - groups.keys():
-                del by_name[name]
+        for history in [each for each in self._known if each.over]:
+            self._put_away(history)
         return [self._reading(name, group) for name, group in groups.items()]
+
+    def _put_away(self, history: History) -> None:
+        name = self._known.pop(history)
+        self._gone.setdefault(name, Counter()).update(history.totals())
+        times = _together(self._timings.pop(history, {}))
+        before = self._gone_times.get(name, Histograms())
+        self._gone_times[name] = before + times
 
     def pools(self) -> list[tuple[ReaperPool, str]]:
         """The pools as they are now, each with its name."""
         found: dict[ReaperPool, str] = {}
+        measured: list[ReaperPool] = []
         if self.all:
             found = {pool: name_of(pool) for pool in fork.pools()}
-        for ref in self._given:
+            measured += found if self._all_measured else []
+        for ref, histograms in self._given:
             source: Any = ref()
-            if isinstance(source, ReaperPool):
-                found[source] = name_of(source)
-            elif source is not None:
-                found[source.pool] = _name_of_engine(source)
-        if self._histograms:
-            for pool in found:
-                if pool.timings is None:
-                    pool.timings = Timings()
+            if source is None:
+                continue
+            pool: ReaperPool = getattr(source, "pool", source)
+            if pool is source:
+                found[pool] = name_of(pool)
+            else:
+                found[pool] = _name_of_engine(source)
+            measured += [pool] if histograms else []
+        for pool in measured:
+            if pool.timings is None:
+                pool.timings = Timings()
         return [
             (pool, one_line(name, 200).strip() or "-")
             for pool, name in found.items()
@@ -162,8 +174,12 @@ class Sources:
     ) -> Reading:
         stats = [each for _, each in group]
         counters = Counter(self._gone.get(name, {}))
-        for pool, _ in group:
-            counters.update(self._known[weakref.ref(pool)][1])
+        times = []
+        for history, its_name in self._known.items():
+            if its_name == name:
+                counters.update(history.totals())
+                if history in self._timings:
+                    times.append(_together(self._timings[history]))
         # what was disposed of has a limit still, but no use for it
         open_ones = [
             (pool, each) for pool, each in group if _is_open(pool, each)
@@ -186,7 +202,11 @@ class Sources:
                 for event, count in sorted(counters.items())
                 if event.startswith("closed ")
             },
-            histograms=_histograms(self._timings.get(name)),
+            histograms=(
+                sum(times, self._gone_times.get(name, Histograms()))
+                if times
+                else None
+            ),
         )
 
 
@@ -218,16 +238,10 @@ def _name_of_engine(engine: Engine) -> str:
 
 
 def _is_open(pool: ReaperPool, stats: Stats) -> bool:
-    return pool.started or not stats.opened
-
-
-def _counters(stats: Stats) -> Counter[str]:
-    counters: Counter[str] = Counter()
-    for name in _COUNTERS:
-        counters[name] = getattr(stats, name)
-    for reason, count in stats.closed.items():
-        counters[f"closed {reason}"] = count
-    return counters
+    if pool.started:
+        return True
+    # or it was disposed of
+    return not stats.opened and not pool.history.is_over_for(pool)
 
 
 def _sum_of(limits: list[int | None]) -> int | None:
@@ -240,7 +254,5 @@ def _sum_of(limits: list[int | None]) -> int | None:
     return total
 
 
-def _histograms(timings: dict[int, Timings] | None) -> Histograms | None:
-    if timings is None:
-        return None
+def _together(timings: dict[int, Timings]) -> Histograms:
     return sum((each.histograms() for each in timings.values()), Histograms())
