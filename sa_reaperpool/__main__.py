@@ -86,7 +86,7 @@ with its connection.
 
 The picture is one HTML file that needs nothing else and loads nothing.  It
 shows the name of the driver, and nothing else of the URL.  A file of that
-name is written anew.
+name is written anew, but for one that is a database of SQLite's.
 
 exit status:
   0    compared, for better or worse

@@ -17,7 +17,6 @@ from sqlalchemy import create_engine
 from sqlalchemy import event
 from sqlalchemy import func
 from sqlalchemy import insert
-from sqlalchemy import make_url
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -30,7 +29,8 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.pool import QueuePool
 
 from . import redact
-from .options import OPTIONS
+from .demo_url import Unusable
+from .demo_url import parsed
 
 ACCOUNTS = 20
 OPENING_BALANCE = 1000
@@ -56,10 +56,6 @@ _CONNECT_TIMEOUT = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
 
 
 _D = TypeVar("_D", bound="Database")
-
-
-class Unusable(Exception):
-    """The database cannot be used; the message is for the user."""
 
 
 class Base(DeclarativeBase):
@@ -121,7 +117,7 @@ class Database:
 
         """
         if given is not None:
-            database = cls(_parsed(given))
+            database = cls(parsed(given))
             database._try()
             yield database
             return
@@ -304,43 +300,3 @@ class Database:
 
 def _application_name(name: str) -> str:
     return f"reaperpool-demo-{_TOKEN}-{name}"
-
-
-def _parsed(given: str) -> URL:
-    address = given.partition("?")[0]
-    try:
-        url = make_url(given)
-        # neither is part of a password that is not encoded
-        broken = "@" in (url.host or "") or make_url(address).host != url.host
-    except Exception:
-        broken = True
-    if broken:
-        # not what it says: that may quote the password
-        raise Unusable(
-            "that is no database URL; one looks like "
-            "postgresql+psycopg2://user:password@host/database, where an @ "
-            "in a password is written %40, and a ? %3F"
-        ) from None
-
-    # The command chooses pool and options itself, for both.
-    plugins = url.query.get("plugin", ())
-    if isinstance(plugins, str):
-        plugins = (plugins,)
-    others = [plugin for plugin in plugins if plugin != "reaperpool"]
-    url = url.difference_update_query(
-        ["plugin"]
-        + [option.name for option in OPTIONS]
-        + [option.alias for option in OPTIONS if option.alias]
-    )
-    if others:
-        url = url.update_query_dict({"plugin": others})
-
-    if url.get_backend_name() == "sqlite":
-        if url.database in (None, "", ":memory:") or "memory" in (
-            url.query.get("mode", ())
-        ):
-            raise Unusable(
-                "SQLite in memory is a database for each connection: "
-                "name a file, as in sqlite:///demo.db"
-            )
-    return url

@@ -28,10 +28,10 @@ from sqlalchemy.pool import QueuePool
 from . import demo
 from .demo_database import ACCOUNTS
 from .demo_database import Database
-from .demo_database import Unusable
 from .demo_screen import Screen
 from .demo_screen import pool_log
 from .demo_screen import table
+from .demo_url import Unusable
 from .pool import ReaperPool
 
 CONNECTIONS = 4

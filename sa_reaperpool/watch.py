@@ -17,7 +17,6 @@ from sqlalchemy import event
 
 from . import demo
 from .demo_database import Database
-from .demo_database import Unusable
 from .demo_screen import Screen
 from .demo_screen import pool_log
 from .demo_show import Interrupt
@@ -27,6 +26,7 @@ from .demo_show import outage
 from .demo_show import outages
 from .demo_show import summary
 from .demo_show import verdict
+from .demo_url import Unusable
 from .pool import ReaperPool
 from .snapshot import Snapshot
 from .watch_parts import Feed
