@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import ClassVar
 from typing import NoReturn
 from typing import TypeAlias
 
@@ -136,8 +137,11 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 class _Parser(argparse.ArgumentParser):
     """Quotes what it does not understand, but for URLs."""
 
+    given: ClassVar[Sequence[str]] = ()
+    """The command line; one for all commands."""
+
     def error(self, message: str) -> NoReturn:
-        super().error(redact.text(message))
+        super().error(redact.arguments(message, self.given))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -277,7 +281,8 @@ def _add_compare(commands: _Commands) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit status."""
 
-    options = _parser().parse_args(arguments)
+    _Parser.given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(_Parser.given)
     try:
         if options.command == "compare":
             from .compare import run as compare

@@ -132,7 +132,7 @@ class Comparison:
         for name, value in {
             "database": self._database.name,
             "seed": f"{self._seed}",
-            "picture": redact.text(f"{path}"),
+            "picture": redact.whole(f"{path}"),
         }.items():
             self._screen.line(f"{name:10}  {value}")
         self._screen.line()
@@ -234,7 +234,7 @@ class Comparison:
             path.write_text(picture, encoding="utf-8")
         except OSError as err:
             raise Unusable(_unwritable(path, err)) from err
-        self._screen.line(redact.text(f"\npicture: {path}"))
+        self._screen.line("\npicture: " + redact.whole(f"{path}"))
 
     def _facts(self) -> list[tuple[str, str]]:
         return [
@@ -260,7 +260,7 @@ def _writable(out: str, database: Path | None) -> Path:
     try:
         if _is_of(path, database) or _is_sqlite(path):
             raise Unusable(
-                f"cannot write {redact.text(str(path))}: it is a database"
+                f"cannot write {redact.whole(str(path))}: it is a database"
             )
         try:
             # no harm to one that is there
@@ -301,4 +301,4 @@ def _is_sqlite(path: Path) -> bool:
 
 def _unwritable(path: Path, err: Exception) -> str:
     reason = getattr(err, "strerror", None) or err
-    return f"cannot write {redact.text(str(path))}: {reason}"
+    return f"cannot write {redact.whole(str(path))}: {reason}"

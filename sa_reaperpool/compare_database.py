@@ -35,7 +35,6 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 from . import demo_database
-from . import redact
 from .demo_url import Unusable
 from .demo_url import sqlite_file
 
@@ -86,11 +85,6 @@ class Database(demo_database.Database):
         """What a picture may show of the address."""
 
         return self._url.drivername
-
-    def shown(self, words: str) -> str:
-        """Words of the database's, without a password."""
-
-        return redact.without(words, self._secrets)
 
     def leave(self) -> None:
         """Remove the file that SQLite made because it was not there."""

@@ -89,8 +89,7 @@ class Database:
 
     def __init__(self, url: URL, name: str | None = None) -> None:
         self._secrets = redact.secrets(url)
-        # without the query, where a password may be, too
-        shown = url.set(query={}).render_as_string()
+        shown = redact.address(url)
         self.name = name or shown
         self.backend = url.get_backend_name()
         if self.backend == "mariadb":
@@ -138,6 +137,11 @@ class Database:
         with self._own.connect() as connection:
             connection.exec_driver_sql(statement)
 
+    def shown(self, words: str) -> str:
+        """Words of the database's, without a password."""
+
+        return redact.named(redact.without(words, self._secrets))
+
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         """Make any error one line for the user, without a password."""
@@ -152,7 +156,7 @@ class Database:
             cause = getattr(err, "orig", None) or err
             words = str(cause).strip() or type(cause).__name__
             words = " ".join(words.split())
-            words = redact.without(words, self._secrets)
+            words = self.shown(words)
             raise Unusable(f"{what}: {words}") from err
 
     # engines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sqlalchemy import URL
@@ -26,8 +27,12 @@ def parsed(given: str) -> URL:
     address = given.partition("?")[0]
     try:
         url = make_url(given)
-        # neither is part of a password that is not encoded
-        broken = "@" in (url.host or "") or make_url(address).host != url.host
+        broken = (
+            # none of it is part of a password that is not encoded
+            make_url(address).host != url.host
+            or re.search("@|%40", url.host or "") is not None
+            or _stray(url, address)
+        )
     except Exception:
         broken = True
     if broken:
@@ -57,6 +62,15 @@ def parsed(given: str) -> URL:
             "name a file, as in sqlite:///demo.db"
         )
     return url
+
+
+def _stray(url: URL, address: str) -> bool:
+    """Whether an @ is where it should be encoded, as in the database."""
+
+    # a path may have some
+    if url.get_backend_name() == "sqlite" and not url.host:
+        return False
+    return address.count("@") > (url.username is not None)
 
 
 def sqlite_file(url: URL) -> Path | None:
