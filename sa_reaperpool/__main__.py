@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import TypeAlias
 
 from . import __version__
 from . import redact
+
+_PROGRAM = "python -m sa_reaperpool"
 
 _DEMO = """\
 Threads move money between accounts, through ordinary ORM sessions, first on
@@ -26,8 +29,8 @@ money is all there.
 
 _DEMO_MORE = """\
 The demo makes two tables of its own, named reaperpool_demo_..., and drops
-them at the end, also after Ctrl-C.  Nothing else in the database is read or
-changed.
+them at the end, also after Ctrl-C; that takes about a second, in which more
+of those change nothing.  Nothing else in the database is read or changed.
 
 exit status:
   0    the ledger balances on both pools
@@ -146,7 +149,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m sa_reaperpool",
+        prog=_PROGRAM,
         description="A QueuePool for SQLAlchemy that looks after its "
         "connections.",
     )
@@ -307,9 +310,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threads=options.threads,
             seconds=options.seconds,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
+        if err.args:
+            words = f"{_PROGRAM} {options.command}: error: {err}"
+            print(words, file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # all is done, and one more would be a traceback
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

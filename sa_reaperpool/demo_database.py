@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from typing import TypeVar
@@ -219,9 +220,30 @@ class Database:
                 )
 
     def drop_tables(self) -> None:
-        names = ", ".join(Base.metadata.tables)
-        with self._explained(f"drop these tables by hand: {names}"):
-            Base.metadata.drop_all(self._own)
+        by_hand = (
+            f"drop these tables by hand: {', '.join(Base.metadata.tables)}"
+        )
+        try:
+            with self._explained(by_hand):
+                Base.metadata.drop_all(self._own)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(by_hand) from None
+
+    @contextmanager
+    def tables(self) -> Iterator[None]:
+        """Make them, and drop them again."""
+
+        try:
+            self.create_tables()
+        except BaseException:
+            # some of it may be there; and why is what there is to say
+            with suppress(Unusable):
+                self.drop_tables()
+            raise
+        try:
+            yield
+        finally:
+            self.drop_tables()
 
     def audit(self, transfers: int) -> list[str]:
         """Say what is wrong with the ledger; nothing if it balances.
