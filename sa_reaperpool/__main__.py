@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
 from collections.abc import Sequence
+from typing import ClassVar
 from typing import NoReturn
 from typing import TypeAlias
 
 from . import __version__
 from . import redact
+
+_PROGRAM = "python -m sa_reaperpool"
 
 _DEMO = """\
 Threads move money between accounts, through ordinary ORM sessions, first on
@@ -25,8 +29,8 @@ money is all there.
 
 _DEMO_MORE = """\
 The demo makes two tables of its own, named reaperpool_demo_..., and drops
-them at the end, also after Ctrl-C.  Nothing else in the database is read or
-changed.
+them at the end, also after Ctrl-C; that takes about a second, in which more
+of those change nothing.  Nothing else in the database is read or changed.
 
 exit status:
   0    the ledger balances on both pools
@@ -86,7 +90,7 @@ with its connection.
 
 The picture is one HTML file that needs nothing else and loads nothing.  It
 shows the name of the driver, and nothing else of the URL.  A file of that
-name is written anew.
+name is written anew, but for one that is a database of SQLite's.
 
 exit status:
   0    compared, for better or worse
@@ -136,13 +140,16 @@ _Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 class _Parser(argparse.ArgumentParser):
     """Quotes what it does not understand, but for URLs."""
 
+    given: ClassVar[Sequence[str]] = ()
+    """The command line; one for all commands."""
+
     def error(self, message: str) -> NoReturn:
-        super().error(redact.text(message))
+        super().error(redact.arguments(message, self.given))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python -m sa_reaperpool",
+        prog=_PROGRAM,
         description="A QueuePool for SQLAlchemy that looks after its "
         "connections.",
     )
@@ -277,7 +284,8 @@ def _add_compare(commands: _Commands) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, and return the exit status."""
 
-    options = _parser().parse_args(arguments)
+    _Parser.given = sys.argv[1:] if arguments is None else arguments
+    options = _parser().parse_args(_Parser.given)
     try:
         if options.command == "compare":
             from .compare import run as compare
@@ -302,9 +310,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             threads=options.threads,
             seconds=options.seconds,
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
+        if err.args:
+            words = f"{_PROGRAM} {options.command}: error: {err}"
+            print(words, file=sys.stderr)
         return 130
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    # all is done, and one more would be a traceback
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)

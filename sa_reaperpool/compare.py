@@ -32,12 +32,14 @@ from .compare_work import MIXED
 from .compare_work import Crew
 from .compare_work import Log
 from .compare_work import Stuck
-from .demo_database import Unusable
 from .demo_screen import Screen
 from .demo_screen import pool_log
 from .demo_screen import table
 from .demo_show import Interrupt
 from .demo_show import ended_by
+from .demo_url import Unusable
+from .demo_url import parsed
+from .demo_url import sqlite_file
 
 _BLOCK = "QueuePool", "ReaperPool", "ReaperPool", "QueuePool"
 """In this order the machine's mood meets both."""
@@ -48,6 +50,9 @@ _PARTS = {MIXED: 0.7, BARE: 0.3}
 
 _TIMEOUT = 2
 """Seconds; no round is as long as the default's 30."""
+
+_SQLITE = b"SQLite format 3\0"
+"""With this begins each database of SQLite's."""
 
 
 def run(
@@ -63,7 +68,7 @@ def run(
 
     screen = Screen(sys.stdout)
     try:
-        path = _writable(out)
+        path = _writable(out, sqlite_file(parsed(url)))
         with ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt.caught())
             database = stack.enter_context(Database.opened(url))
@@ -127,7 +132,7 @@ class Comparison:
         for name, value in {
             "database": self._database.name,
             "seed": f"{self._seed}",
-            "picture": redact.text(f"{path}"),
+            "picture": redact.whole(f"{path}"),
         }.items():
             self._screen.line(f"{name:10}  {value}")
         self._screen.line()
@@ -229,7 +234,7 @@ class Comparison:
             path.write_text(picture, encoding="utf-8")
         except OSError as err:
             raise Unusable(_unwritable(path, err)) from err
-        self._screen.line(redact.text(f"\npicture: {path}"))
+        self._screen.line("\npicture: " + redact.whole(f"{path}"))
 
     def _facts(self) -> list[tuple[str, str]]:
         return [
@@ -245,11 +250,18 @@ class Comparison:
         ]
 
 
-def _writable(out: str) -> Path:
-    """Find out before the run whether the picture can be written."""
+def _writable(out: str, database: Path | None) -> Path:
+    """Find out before the run whether the picture can be written.
 
+    :param database: the file that is to be compared on.
+
+    """
     path = Path(out)
     try:
+        if _is_of(path, database) or _is_sqlite(path):
+            raise Unusable(
+                f"cannot write {redact.whole(str(path))}: it is a database"
+            )
         try:
             # no harm to one that is there
             open(path, "xb").close()
@@ -263,6 +275,30 @@ def _writable(out: str) -> Path:
     return path
 
 
+def _is_of(path: Path, database: Path | None) -> bool:
+    """Whether this is a file of the database, or will be."""
+
+    if database is None:
+        return False
+    if path.exists() and database.exists() and path.samefile(database):
+        return True
+    found = database.resolve()
+    # what was committed last may be beside it
+    beside = [found.name + end for end in ("", "-wal", "-shm", "-journal")]
+    return path.resolve() in [found.with_name(name) for name in beside]
+
+
+def _is_sqlite(path: Path) -> bool:
+    # to read from what is no file, as a pipe, could take for ever
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_SQLITE)) == _SQLITE
+    except PermissionError:
+        return False
+
+
 def _unwritable(path: Path, err: Exception) -> str:
     reason = getattr(err, "strerror", None) or err
-    return f"cannot write {redact.text(str(path))}: {reason}"
+    return f"cannot write {redact.whole(str(path))}: {reason}"

@@ -35,8 +35,8 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import CreateTable
 
 from . import demo_database
-from . import redact
-from .demo_database import Unusable
+from .demo_url import Unusable
+from .demo_url import sqlite_file
 
 ROWS = 50
 """In each table."""
@@ -86,11 +86,6 @@ class Database(demo_database.Database):
 
         return self._url.drivername
 
-    def shown(self, words: str) -> str:
-        """Words of the database's, without a password."""
-
-        return redact.without(words, self._secrets)
-
     def leave(self) -> None:
         """Remove the file that SQLite made because it was not there."""
 
@@ -105,9 +100,9 @@ class Database(demo_database.Database):
                 "made, which is known for PostgreSQL, MySQL, MariaDB and "
                 "SQLite"
             )
-        if self.backend == "sqlite":
-            path = Path(self._url.database or "")
-            self._new_file = None if path.exists() else path
+        path = sqlite_file(self._url)
+        if path is not None and not path.exists():
+            self._new_file = path
         try:
             super()._try()
             self._try_table()

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from typing import TypeVar
@@ -17,7 +18,6 @@ from sqlalchemy import create_engine
 from sqlalchemy import event
 from sqlalchemy import func
 from sqlalchemy import insert
-from sqlalchemy import make_url
 from sqlalchemy import select
 from sqlalchemy import text
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -30,7 +30,8 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.pool import QueuePool
 
 from . import redact
-from .options import OPTIONS
+from .demo_url import Unusable
+from .demo_url import parsed
 
 ACCOUNTS = 20
 OPENING_BALANCE = 1000
@@ -56,10 +57,6 @@ _CONNECT_TIMEOUT = {"psycopg2", "psycopg", "pymysql", "mysqldb"}
 
 
 _D = TypeVar("_D", bound="Database")
-
-
-class Unusable(Exception):
-    """The database cannot be used; the message is for the user."""
 
 
 class Base(DeclarativeBase):
@@ -93,8 +90,7 @@ class Database:
 
     def __init__(self, url: URL, name: str | None = None) -> None:
         self._secrets = redact.secrets(url)
-        # without the query, where a password may be, too
-        shown = url.set(query={}).render_as_string()
+        shown = redact.address(url)
         self.name = name or shown
         self.backend = url.get_backend_name()
         if self.backend == "mariadb":
@@ -121,7 +117,7 @@ class Database:
 
         """
         if given is not None:
-            database = cls(_parsed(given))
+            database = cls(parsed(given))
             database._try()
             yield database
             return
@@ -142,6 +138,11 @@ class Database:
         with self._own.connect() as connection:
             connection.exec_driver_sql(statement)
 
+    def shown(self, words: str) -> str:
+        """Words of the database's, without a password."""
+
+        return redact.named(redact.without(words, self._secrets))
+
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
         """Make any error one line for the user, without a password."""
@@ -156,7 +157,7 @@ class Database:
             cause = getattr(err, "orig", None) or err
             words = str(cause).strip() or type(cause).__name__
             words = " ".join(words.split())
-            words = redact.without(words, self._secrets)
+            words = self.shown(words)
             raise Unusable(f"{what}: {words}") from err
 
     # engines
@@ -219,9 +220,30 @@ class Database:
                 )
 
     def drop_tables(self) -> None:
-        names = ", ".join(Base.metadata.tables)
-        with self._explained(f"drop these tables by hand: {names}"):
-            Base.metadata.drop_all(self._own)
+        by_hand = (
+            f"drop these tables by hand: {', '.join(Base.metadata.tables)}"
+        )
+        try:
+            with self._explained(by_hand):
+                Base.metadata.drop_all(self._own)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(by_hand) from None
+
+    @contextmanager
+    def tables(self) -> Iterator[None]:
+        """Make them, and drop them again."""
+
+        try:
+            self.create_tables()
+        except BaseException:
+            # some of it may be there; and why is what there is to say
+            with suppress(Unusable):
+                self.drop_tables()
+            raise
+        try:
+            yield
+        finally:
+            self.drop_tables()
 
     def audit(self, transfers: int) -> list[str]:
         """Say what is wrong with the ledger; nothing if it balances.
@@ -304,43 +326,3 @@ class Database:
 
 def _application_name(name: str) -> str:
     return f"reaperpool-demo-{_TOKEN}-{name}"
-
-
-def _parsed(given: str) -> URL:
-    address = given.partition("?")[0]
-    try:
-        url = make_url(given)
-        # neither is part of a password that is not encoded
-        broken = "@" in (url.host or "") or make_url(address).host != url.host
-    except Exception:
-        broken = True
-    if broken:
-        # not what it says: that may quote the password
-        raise Unusable(
-            "that is no database URL; one looks like "
-            "postgresql+psycopg2://user:password@host/database, where an @ "
-            "in a password is written %40, and a ? %3F"
-        ) from None
-
-    # The command chooses pool and options itself, for both.
-    plugins = url.query.get("plugin", ())
-    if isinstance(plugins, str):
-        plugins = (plugins,)
-    others = [plugin for plugin in plugins if plugin != "reaperpool"]
-    url = url.difference_update_query(
-        ["plugin"]
-        + [option.name for option in OPTIONS]
-        + [option.alias for option in OPTIONS if option.alias]
-    )
-    if others:
-        url = url.update_query_dict({"plugin": others})
-
-    if url.get_backend_name() == "sqlite":
-        if url.database in (None, "", ":memory:") or "memory" in (
-            url.query.get("mode", ())
-        ):
-            raise Unusable(
-                "SQLite in memory is a database for each connection: "
-                "name a file, as in sqlite:///demo.db"
-            )
-    return url

@@ -28,13 +28,16 @@ from sqlalchemy.pool import QueuePool
 from . import demo
 from .demo_database import ACCOUNTS
 from .demo_database import Database
-from .demo_database import Unusable
 from .demo_screen import Screen
 from .demo_screen import pool_log
 from .demo_screen import table
+from .demo_url import Unusable
 from .pool import ReaperPool
 
 CONNECTIONS = 4
+
+CLEAN_UP = 5
+"""Seconds; tables are dropped in one, unless the server does not answer."""
 
 
 def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
@@ -43,7 +46,7 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
     screen = Screen(sys.stdout)
     try:
         with ExitStack() as stack:
-            interrupt = stack.enter_context(Interrupt.caught())
+            interrupt = stack.enter_context(Interrupt.caught(CLEAN_UP))
             database = stack.enter_context(Database.opened(url))
             stack.enter_context(pool_log(screen))
             show = Show(database, seed, threads, seconds, screen, interrupt)
@@ -69,16 +72,23 @@ def ended_by(screen: Screen, interrupt: Interrupt) -> int:
 
 class Interrupt:
     """Ctrl-C, a polite kill, or the terminal's end: noted at first, and looked
-    for in between, so that no line of the clean-up is cut short.  The second
-    one raises.
+    for in between, so that no line of the clean-up is cut short.  A further
+    one raises, but for those of who is impatient with the clean-up.
+
+    :param clean_up: seconds that this is given, after each that was heard.
+
     """
 
-    received = 0
+    def __init__(self, clean_up: float = 0) -> None:
+        self.received = 0
+        self.clock = time.monotonic
+        self._clean_up = clean_up
+        self._deaf_until = 0.0
 
     @classmethod
     @contextmanager
-    def caught(cls) -> Iterator[Interrupt]:
-        interrupt = cls()
+    def caught(cls, clean_up: float = 0) -> Iterator[Interrupt]:
+        interrupt = cls(clean_up)
         if threading.current_thread() is not threading.main_thread():
             # elsewhere Python does not let us
             yield interrupt
@@ -98,6 +108,10 @@ class Interrupt:
                 signal.signal(number, handler)
 
     def note(self, number: int, frame: FrameType | None) -> None:
+        now = self.clock()
+        if self.received and now < self._deaf_until:
+            return
+        self._deaf_until = now + self._clean_up
         if self.received:
             raise KeyboardInterrupt
         self.received = number
@@ -208,34 +222,33 @@ class Show:
         )
         tally = bank.tally
         self._screen.clock = lambda: tally.elapsed
-        self._database.create_tables()
-        try:
-            bank.open(self._threads)
+        with self._database.tables():
             try:
-                self._watch(bank, pool)
-                seconds = tally.elapsed
+                bank.open(self._threads)
+                try:
+                    self._watch(bank, pool)
+                    seconds = tally.elapsed
+                finally:
+                    ended = bank.close()
+                    self._screen.status("")
+                if not ended:
+                    self._screen.event("some threads do not end")
+                # who died just now is given that time to hand it on
+                time.sleep(3 * self._grace)
+                result = Result(
+                    pool,
+                    tally,
+                    seconds,
+                    held=cast(QueuePool, engine.pool).checkedout(),
+                    closed=_closed(engine),
+                    wrong=None,
+                )
+                self.results.append(result)
+                bank.give_back()
+                result.wrong = self._database.audit(tally.transfers)
             finally:
-                ended = bank.close()
-                self._screen.status("")
-            if not ended:
-                self._screen.event("some threads do not end")
-            # who died just now is given that time to hand it on
-            time.sleep(3 * self._grace)
-            result = Result(
-                pool,
-                tally,
-                seconds,
-                held=cast(QueuePool, engine.pool).checkedout(),
-                closed=_closed(engine),
-                wrong=None,
-            )
-            self.results.append(result)
-            bank.give_back()
-            result.wrong = self._database.audit(tally.transfers)
-        finally:
-            bank.give_back()
-            engine.dispose()
-            self._database.drop_tables()
+                bank.give_back()
+                engine.dispose()
 
     def _watch(self, bank: demo.Bank, pool: str) -> None:
         tally = bank.tally

@@ -17,9 +17,9 @@ from sqlalchemy import event
 
 from . import demo
 from .demo_database import Database
-from .demo_database import Unusable
 from .demo_screen import Screen
 from .demo_screen import pool_log
+from .demo_show import CLEAN_UP
 from .demo_show import Interrupt
 from .demo_show import Result
 from .demo_show import ended_by
@@ -27,6 +27,7 @@ from .demo_show import outage
 from .demo_show import outages
 from .demo_show import summary
 from .demo_show import verdict
+from .demo_url import Unusable
 from .pool import ReaperPool
 from .snapshot import Snapshot
 from .watch_parts import Feed
@@ -48,7 +49,7 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
     screen = Screen(sys.stdout)
     try:
         with ExitStack() as stack:
-            interrupt = stack.enter_context(Interrupt.caught())
+            interrupt = stack.enter_context(Interrupt.caught(CLEAN_UP))
             database = stack.enter_context(Database.opened(url))
             # it would say again what is to be seen
             stack.enter_context(pool_log(None))
@@ -106,38 +107,37 @@ class Watch:
         tally = bank.tally
         self._screen.clock = lambda: tally.elapsed
         view = self._view()
-        self._database.create_tables()
-        try:
-            bank.open(self._threads)
+        with self._database.tables():
             try:
-                with view:
-                    self._show(view, bank, feed)
-                seconds = tally.elapsed
-                if self._interrupt.received:
-                    self._screen.line("Ended early.")
+                bank.open(self._threads)
+                try:
+                    with view:
+                        self._show(view, bank, feed)
+                    seconds = tally.elapsed
+                    if self._interrupt.received:
+                        self._screen.line("Ended early.")
+                finally:
+                    ended = bank.close()
+                if not ended:
+                    self._screen.event("some threads do not end")
+                if not self._interrupt.received:
+                    # for what threads held that died just now
+                    time.sleep(1.5 * self._grace)
+                last = self._pool.snapshot()
+                result = Result(
+                    "ReaperPool",
+                    tally,
+                    seconds,
+                    held=last.stats.in_use,
+                    closed=last.stats.closed,
+                    wrong=None,
+                    connections=CONNECTIONS,
+                )
+                bank.give_back()
+                result.wrong = self._database.audit(tally.transfers)
             finally:
-                ended = bank.close()
-            if not ended:
-                self._screen.event("some threads do not end")
-            if not self._interrupt.received:
-                # for what threads held that died just now
-                time.sleep(1.5 * self._grace)
-            last = self._pool.snapshot()
-            result = Result(
-                "ReaperPool",
-                tally,
-                seconds,
-                held=last.stats.in_use,
-                closed=last.stats.closed,
-                wrong=None,
-                connections=CONNECTIONS,
-            )
-            bank.give_back()
-            result.wrong = self._database.audit(tally.transfers)
-        finally:
-            bank.give_back()
-            self._engine.dispose()
-            self._database.drop_tables()
+                bank.give_back()
+                self._engine.dispose()
         self._conclude(result, feed, last)
         return result
 

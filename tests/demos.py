@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,18 @@ class Running:
             if re.search(pattern, line):
                 return line
         raise AssertionError(f"no {pattern!r} in:\n{self._out}")
+
+    def interrupt_until_it_ends(self) -> Ended:
+        """As who is very impatient."""
+
+        for _ in range(600):
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(0.05)
+                break
+            except subprocess.TimeoutExpired:
+                pass
+        return self.end()
 
     def end(self) -> Ended:
         out, err = self.process.communicate(timeout=30)

@@ -21,12 +21,14 @@ from waiting import eventually
 
 from sa_reaperpool.__main__ import main
 from sa_reaperpool.compare_database import Database
-from sa_reaperpool.demo_database import Unusable
+from sa_reaperpool.demo_url import Unusable
 
 pytestmark = pytest.mark.slow
 
 SVG = "{http://www.w3.org/1999/xhtml}"
 EVENT = r"^ +\d+\.\d s  "
+WAYS = ["sqlite:///{}"]
+"""To write the address of a file."""
 
 
 @pytest.fixture
@@ -420,6 +422,61 @@ class TestUsage:
         assert err.count("\n") == 1
         # that was found before anything else
         assert not path.exists()
+
+    @pytest.mark.parametrize("way", WAYS)
+    @pytest.mark.parametrize(
+        "name", ["theirs.db", "linked.html", "hard.html", "other.html"]
+    )
+    def test_picture_over_a_database(
+        self,
+        path: Path,
+        tmp_path: Path,
+        way: str,
+        name: str,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        for each in (path, tmp_path / "other.html"):
+            with closing(sqlite3.connect(each)) as connection:
+                connection.execute("CREATE TABLE precious (id INTEGER)")
+        (tmp_path / "linked.html").symlink_to(path)
+        (tmp_path / "hard.html").hardlink_to(path)
+        before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+        # as seen from another folder
+        out = tmp_path / ".." / tmp_path.name / name
+
+        assert main(["compare", way.format(path), "--out", f"{out}"]) == 2
+
+        printed, err = capsys.readouterr()
+        assert printed == ""
+        assert err.startswith(
+            "python -m sa_reaperpool compare: error: cannot write "
+        )
+        assert err.endswith(f"{name}: it is a database\n")
+        assert err.count("\n") == 1
+        after = {each: each.read_bytes() for each in tmp_path.iterdir()}
+        assert after == before
+
+    @pytest.mark.parametrize("name", ["", "-wal", "-shm", "-journal"])
+    @pytest.mark.parametrize("content", [None, b"", b"anything"])
+    def test_picture_over_a_file_of_the_database(
+        self,
+        url: str,
+        path: Path,
+        name: str,
+        content: bytes | None,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        out = Path(f"{path}{name}")
+        if content is not None:
+            out.write_bytes(content)
+
+        assert main(["compare", url, "--out", f"{out}"]) == 2
+
+        assert f"{out.name}: it is a database\n" in capsys.readouterr().err
+        if content is None:
+            assert not out.exists()
+        else:
+            assert out.read_bytes() == content
 
     def test_an_address_in_the_wrong_place(
         self, url: str, capsys: pytest.CaptureFixture[str]

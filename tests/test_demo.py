@@ -15,6 +15,7 @@ from demos import demo
 from demos import running
 from sqlalchemy import create_engine
 from sqlalchemy import delete
+from sqlalchemy import event
 from sqlalchemy import insert
 from sqlalchemy import inspect
 from sqlalchemy import update
@@ -22,11 +23,13 @@ from sqlalchemy import update
 from sa_reaperpool.__main__ import main
 from sa_reaperpool.demo import accidents
 from sa_reaperpool.demo_database import Account
+from sa_reaperpool.demo_database import Base
 from sa_reaperpool.demo_database import Database
 from sa_reaperpool.demo_database import Transfer
 from sa_reaperpool.demo_screen import Screen
 from sa_reaperpool.demo_screen import table
 from sa_reaperpool.demo_show import Interrupt
+from sa_reaperpool.demo_url import Unusable
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +142,62 @@ class TestEnd:
         assert interrupt.received == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
             interrupt.note(signal.SIGINT, None)
+
+    def test_impatient_with_the_clean_up(self) -> None:
+        interrupt = Interrupt(5)
+        interrupt.clock = lambda: now
+        for now in (100, 101, 104.9):
+            interrupt.note(signal.SIGINT, None)
+        now = 105
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.note(signal.SIGINT, None)
+        # there is a clean-up after that one, too
+        now = 109
+        interrupt.note(signal.SIGTERM, None)
+        now = 110
+        with pytest.raises(KeyboardInterrupt):
+            interrupt.note(signal.SIGINT, None)
+        assert interrupt.received == signal.SIGINT
+
+    @pytest.mark.parametrize("command", ["demo", "watch"])
+    def test_interrupted_again_and_again(
+        self, url: str, path: Path, command: str
+    ) -> None:
+        with running(url, "--seconds", "20", command=command) as process:
+            process.read_until(EVENT + ".*(?: dies|in use)")
+            ended = process.interrupt_until_it_ends()
+
+        assert (ended.status, ended.err) == (130, "")
+        assert re.search("ledger balances +yes", ended.out)
+        assert tables(path) == []
+
+    def test_tables_that_are_not_dropped_are_named(
+        self,
+        url: str,
+        path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        """When the server does not answer, say."""
+
+        def stop(*given: object, **more: object) -> None:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+        monkeypatch.setattr("sa_reaperpool.demo_show.CLEAN_UP", 0)
+        event.listen(Base.metadata, "before_drop", stop)
+        try:
+            assert main(["demo", url, "--seconds=2"]) == 130
+        finally:
+            event.remove(Base.metadata, "before_drop", stop)
+
+        left = tables(path)
+        assert len(left) == 2
+        err = capsys.readouterr().err
+        program = "python -m sa_reaperpool demo"
+        words = f"{program}: error: drop these tables by hand: "
+        assert err.startswith(words)
+        assert sorted(err[len(words) :].strip().split(", ")) == sorted(left)
 
     def test_goes_on_without_its_terminal_under_nohup(self) -> None:
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -352,6 +411,15 @@ class TestAudit:
             connection.execute(damage)  # type: ignore[call-overload]
 
         assert database.audit(3) == complaints
+
+    def test_half_made_tables_are_dropped(self, url: str, path: Path) -> None:
+        with Database.opened(url) as database:
+            database.create_tables()
+            # there already
+            with pytest.raises(Unusable, match="cannot make tables in"):
+                with database.tables():
+                    pass
+        assert tables(path) == []
 
     def test_tables_are_dropped(self, database: Database, url: str) -> None:
         database.drop_tables()

@@ -82,6 +82,19 @@ def test_failures():
         ("postgresql+psycopg2://me:tiger@db:5433/app", "db:5433/app"),
         ("postgresql+psycopg2://", "postgresql"),
         ("sqlite:////var/app.db", "sqlite//var/app.db"),
+        ("sqlite:////var/me@work/app.db", "sqlite//var/me@work/app.db"),
+        # with slips
+        (
+            "postgresql+psycopg2://me@db/app&password=tiger",
+            "db/app&password=***",
+        ),
+        (
+            "postgresql+psycopg2://me@db;password=tiger/app",
+            "db;password=***",
+        ),
+        ("postgresql+psycopg2://me:x@tiger/wolf@db/app", "postgresql/***"),
+        ("postgresql+psycopg2://me:x@/tiger@db/app", "postgresql/***"),
+        ("postgresql+psycopg2://me:x@tiger@db/app", "***/app"),
     ],
 )
 def test_an_engine_is_called_by_its_address(url, name):

@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 
 from .. import fork
 from .. import process
+from .. import redact
 from ..history import History
 from ..pool import ReaperPool
 from ..snapshot import name_of
@@ -231,10 +232,14 @@ def _name_of_engine(engine: Engine) -> str:
     if given is not None:
         return given
     url = engine.url
-    address = url.host or url.get_backend_name()
+    backend = url.get_backend_name()
     port = "" if url.port is None else f":{url.port}"
     database = "" if url.database is None else f"/{url.database}"
-    return f"{address}{port}{database}"
+    # but for a path: from a password that is not encoded, as the host then is
+    if "@" in database and backend != "sqlite":
+        return f"{backend}/***"
+    address = redact.host(url.host) if url.host else backend
+    return redact.named(f"{address}{port}{database}")
 
 
 def _is_open(pool: ReaperPool, stats: Stats) -> bool:

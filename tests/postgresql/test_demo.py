@@ -70,6 +70,17 @@ def test_interrupted(postgres_url: str) -> None:
     assert left(postgres_url) == []
 
 
+@pytest.mark.parametrize("command", ["demo", "watch"])
+def test_interrupted_again_and_again(postgres_url: str, command: str) -> None:
+    with running(postgres_url, "--seconds", "20", command=command) as process:
+        process.read_until(" dies| in use")
+        ended = process.interrupt_until_it_ends()
+
+    assert (ended.status, ended.err) == (130, "")
+    assert re.search("ledger balances +yes", ended.out)
+    assert left(postgres_url) == []
+
+
 def test_watched(postgres_url: str) -> None:
     command = [*COMMAND, "watch", postgres_url, "--seconds", "5"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
