@@ -10,8 +10,11 @@ import contextlib
 import inspect
 import os.path
 import sys
+from bisect import bisect_right
+from operator import itemgetter
 from types import CodeType
 from types import FrameType
+from typing import Any
 
 import sqlalchemy
 from sqlalchemy import Connection
@@ -59,6 +62,43 @@ def number_of(line: Line) -> int:
         if start <= place < end and number is not None:
             return number
     return code.co_firstlineno
+
+
+class Writing:
+    """Writes many lines, of which most are the same few: each once.
+
+    For one look at a pool, as it keeps what it has written.
+    """
+
+    def __init__(self) -> None:
+        # by the code's id, as to hash it is to hash all that is in it; with
+        # the code, so that the id stays its own
+        self._written: dict[tuple[int, int], tuple[Line, str]] = {}
+        self._numbers: dict[int, tuple[CodeType, list[Any]]] = {}
+
+    def __call__(self, line: Line | None) -> str:
+        """As :func:`.written`."""
+        if line is None:
+            return written(None)
+        code, place = line
+        try:
+            return self._written[id(code), place][1]
+        except KeyError:
+            text = f"{code.co_filename}:{self.number(line)} in {code.co_name}"
+            self._written[id(code), place] = (line, text)
+            return text
+
+    def number(self, line: Line) -> int:
+        """As :func:`.number_of`, but for one walk through the code."""
+        code, place = line
+        try:
+            numbers = self._numbers[id(code)][1]
+        except KeyError:
+            numbers = list(code.co_lines())
+            self._numbers[id(code)] = (code, numbers)
+        at = bisect_right(numbers, place, key=itemgetter(0)) - 1
+        number = numbers[at][2] if at >= 0 else None
+        return code.co_firstlineno if number is None else int(number)
 
 
 def here() -> str:

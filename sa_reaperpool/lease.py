@@ -35,6 +35,7 @@ from time import monotonic
 from types import CodeType
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import Callable
 from typing import TypeVar
 
 from . import holder as _holder
@@ -346,7 +347,10 @@ class LeaseInfo:
 
 
 def describe(
-    lease: Lease, now: float, in_transaction: bool | None
+    lease: Lease,
+    now: float,
+    in_transaction: bool | None,
+    write: Callable[[Line | None], str] = written,
 ) -> LeaseInfo:
     return LeaseInfo(
         holders=tuple(
@@ -355,7 +359,7 @@ def describe(
         ),
         held_for=max(0.0, now - lease.taken),
         unused_for=max(0.0, now - lease.used),
-        where=lease.where,
+        where=write(lease.line),
         in_transaction=in_transaction,
         kept=lease.kept,
         label=lease.label,

@@ -12,18 +12,18 @@ All times are seconds.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from operator import attrgetter
 from time import time
-from types import CodeType
 from typing import TYPE_CHECKING
-from typing import Any
-from typing import Iterable
 from typing import Mapping
+from typing import Sequence
 
 from . import fork
 from . import liveness
 from .adapter import Entry
-from .callers import written
+from .callers import Line
+from .callers import Writing
 from .lease import Lease
 from .lease import LeaseInfo
 from .lease import describe
@@ -44,6 +44,9 @@ of what is idle or in transit a fifth of that.  The rest is counted."""
 
 _LINES = 10
 """So many lines of the application are shown."""
+
+_Site = tuple[int, int]
+"""A place in the application's code: the id of that, and where in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +147,8 @@ def take(pool: ReaperPool, now: float, shown: int | None = SHOWN) -> Snapshot:
     """
     leases, live, idle, line = _copies(pool)
     leases.sort(key=attrgetter("taken"))
-    leased = {id(lease.entry) for lease in leases}
+    entries = [id(lease.entry) for lease in leases]
+    leased = set(entries)
     places = {id(entry) for entry in idle}
     moving = [
         entry
@@ -159,7 +163,7 @@ def take(pool: ReaperPool, now: float, shown: int | None = SHOWN) -> Snapshot:
     resting.sort(key=attrgetter("idle_since"))
     waiters = [waiter for waiter in line if waiter.entry is None]
     waiters.sort(key=attrgetter("since"))
-    disposed = sum(id(lease.entry) not in live for lease in leases)
+    disposed = len(entries) - sum(map(live.__contains__, entries))
     few = None if shown is None else -(-shown // 5)
     error = pool._exhaustion.connect_error
     stats = statistics(
@@ -170,27 +174,35 @@ def take(pool: ReaperPool, now: float, shown: int | None = SHOWN) -> Snapshot:
         waiting=len(waiters),
     )
     empty = not (leases or live or waiters)
+    write = Writing()
     return Snapshot(
         name=name_of(pool),
         at=time(),
         stats=stats,
         connections=(
-            *(_in_use(pool, each, now, live) for each in leases[:shown]),
+            *(
+                _in_use(pool, each, now, live, write)
+                for each in leases[:shown]
+            ),
             *(_in_transit(entry, now) for entry in moving[:few]),
             *(_idle(entry, now) for entry in resting[:few]),
         ),
-        waiting=tuple(_waits(waiter, now) for waiter in waiters[:shown]),
+        waiting=tuple(
+            _waits(waiter, now, write) for waiter in waiters[:shown]
+        ),
         holding_lines=_lines(
-            ((lease.line, lease.label, lease.taken) for lease in leases),
+            [(lease.line, lease.label, lease.taken) for lease in leases],
             now,
+            write,
         ),
         waiting_lines=_lines(
-            (
+            [
                 (place.line, place.label, waiter.since)
                 for waiter in waiters
                 if isinstance(place := waiter.place, Place)
-            ),
+            ],
             now,
+            write,
         ),
         disposed=disposed,
         shut=pool.queue.closed,
@@ -230,14 +242,18 @@ def _copies(
 
 
 def _in_use(
-    pool: ReaperPool, lease: Lease, now: float, live: Mapping[int, Entry]
+    pool: ReaperPool,
+    lease: Lease,
+    now: float,
+    live: Mapping[int, Entry],
+    write: Writing,
 ) -> ConnectionInfo:
     entry = lease.entry
     connection = entry.driver_connection
     open_one = None
     if pool.may_look_into(connection):
         open_one = liveness.in_transaction(connection)
-    info = describe(lease, now, open_one)
+    info = describe(lease, now, open_one, write)
     return ConnectionInfo(
         "in use",
         info.held_for,
@@ -267,44 +283,67 @@ def _age(entry: Entry, now: float) -> float | None:
     return max(0.0, now - opened) if opened else None
 
 
-def _waits(waiter: Waiter, now: float) -> WaitingInfo:
+def _waits(waiter: Waiter, now: float, write: Writing) -> WaitingInfo:
     place = waiter.place
     waited = max(0.0, now - waiter.since)
     connects = waiter.own is not None
     if not isinstance(place, Place):
         return WaitingInfo(None, waited, None, None, connects)
-    where = written(place.line)
+    where = write(place.line)
     name = place.holder.name
     return WaitingInfo(name, waited, place.label, where, connects)
 
 
 def _lines(
-    taken: Iterable[tuple[tuple[CodeType, int] | None, str | None, float]],
+    taken: Sequence[tuple[Line | None, str | None, float]],
     now: float,
+    write: Writing,
 ) -> tuple[LineInfo, ...]:
-    """Count by line and label.
+    """Count by line and label, and write those that are shown.
+
+    There may be as many labels as there are leases: what is done for each
+    of these is done by functions that are built in, as far as can be.
 
     :param taken: line, label and since when; oldest first.
 
     """
-    counts: dict[Any, list[Any]] = {}
-    for line, label, since in taken:
-        # by its id, as to hash it is to hash all that is in it
-        key = (id(line[0]), line[1], label) if line else (0, 0, label)
-        try:
-            counts[key][0] += 1
-        except KeyError:
-            counts[key] = [1, since, line, label]
-    # which may be several places of one line
-    named: dict[Any, list[Any]] = {}
-    for count, since, line, label in counts.values():
-        known = named.setdefault((written(line), label), [0, since])
-        known[0] += count
-    most = sorted(named.items(), key=lambda item: (-item[1][0], item[1][1]))
+    if not taken:
+        return ()
+    lines, labels, _ = zip(*taken)
+    # by the code's id, as to hash it is to hash all that is in it
+    sites = [line and (id(line[0]), line[1]) for line in lines]
+    known = dict(zip(sites, lines))
+    same = _of_one_line(known, write)
+    if same:
+        sites = [same.get(site, site) for site in sites]
+    keys = list(zip(sites, labels))
+    oldest = dict(zip(reversed(keys), reversed(taken)))
     return tuple(
-        LineInfo(where, label, count, max(0.0, now - since))
-        for (where, label), (count, since) in most[:_LINES]
+        LineInfo(write(known[site]), label, count, max(0.0, now - since))
+        # of those with the same count, the oldest first
+        for (site, label), count in Counter(keys).most_common(_LINES)
+        for _, _, since in [oldest[site, label]]
     )
+
+
+def _of_one_line(
+    known: Mapping[_Site | None, Line | None], write: Writing
+) -> dict[_Site | None, _Site]:
+    """Which are places of the same line as another one, and as which."""
+    functions: dict[tuple[str, str], list[tuple[_Site, Line]]] = {}
+    for site, line in known.items():
+        if site is not None and line is not None:
+            function = (line[0].co_filename, line[0].co_name)
+            functions.setdefault(function, []).append((site, line))
+    same: dict[_Site | None, _Site] = {}
+    for places in functions.values():
+        if len(places) > 1:
+            first: dict[int, _Site] = {}
+            for site, line in places:
+                other = first.setdefault(write.number(line), site)
+                if other != site:
+                    same[site] = other
+    return same
 
 
 def statistics(pool: ReaperPool, **present: int) -> Stats:

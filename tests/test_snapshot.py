@@ -20,6 +20,8 @@ from stub import until
 
 from sa_reaperpool import HolderInfo
 from sa_reaperpool import label
+from sa_reaperpool.callers import Writing
+from sa_reaperpool.callers import written
 
 
 @pytest.fixture
@@ -243,6 +245,101 @@ def test_lines_most_first(driver):
     assert len(pool.snapshot(0).holding_lines) == 10
     for handle in (*once, *often, *labelled, *again, *many):
         handle.close()
+
+
+def of_a_long_function(text, scope):
+    """A function of that text, after a thousand other lines."""
+    source = "def job(n):\n" + "    x = 1\n" * 1000 + f"    {text}\n"
+    exec(compile(source, "jobs.py", "exec"), scope)
+    return scope["job"]
+
+
+def test_a_line_is_looked_up_once_however_many_labels(driver, monkeypatch):
+    """For its number, its function is gone through: once for each look."""
+    pool = a_pool(driver, pool_size=80, max_overflow=0)
+    job = of_a_long_function(
+        "with label(str(n)): kept.append(pool.connect())",
+        {"pool": pool, "kept": [], "label": label},
+    )
+    for number in range(80):
+        job(number)
+    walks = []
+
+    class Watched:
+        """Code that tells when its lines are gone through."""
+
+        def __init__(self, code):
+            self.code = code
+
+        def __getattr__(self, name):
+            return getattr(self.code, name)
+
+        def co_lines(self):
+            walks.append(self.code)
+            return self.code.co_lines()
+
+    code = Watched(job.__code__)
+    for lease in pool._leases.values():
+        assert lease._code is job.__code__
+        lease._code = code
+    snapshot = pool.snapshot(None)
+    assert len(walks) == 1
+    where = {each.lease.where for each in snapshot.connections}
+    assert where == {"jobs.py:1002 in job"}
+    lines = snapshot.holding_lines
+    assert [each.count for each in lines] == [1] * 10
+    assert [each.label for each in lines] == [str(n) for n in range(10)]
+    assert {each.where for each in lines} == where
+
+
+def test_only_the_lines_that_are_shown_are_looked_up(driver, monkeypatch):
+    pool = a_pool(driver, pool_size=40)
+    here = {"pool": pool}
+    kept = [
+        eval(compile("pool.connect()", f"app{n}.py", "eval"), here)
+        for n in range(40)
+    ]
+    numbers = []
+
+    class Counting(Writing):
+        def number(self, line):
+            numbers.append(line)
+            return super().number(line)
+
+    monkeypatch.setattr("sa_reaperpool.snapshot.Writing", Counting)
+    lines = pool.snapshot(0).holding_lines
+    assert [each.where for each in lines] == [
+        f"app{n}.py:1 in <module>" for n in range(10)
+    ]
+    assert len(numbers) == 10
+    for handle in kept:
+        handle.close()
+
+
+def test_places_of_one_line_are_counted_together(driver, clock):
+    """Of one function, and of one that was made anew from the same text."""
+    pool = a_pool(driver, pool_size=40)
+    text = "[pool.connect(), pool.connect()], \\\n pool.connect()"
+    made = []
+    for _ in range(2):
+        job = of_a_long_function(f"return {text}", {"pool": pool})
+        made.append(job(0))
+        clock.now += 1
+    lines = pool.snapshot(0).holding_lines
+    assert [(each.where, each.count, each.seconds) for each in lines] == [
+        ("jobs.py:1002 in job", 4, 2.0),
+        ("jobs.py:1003 in job", 2, 2.0),
+    ]
+    del made
+
+
+@pytest.mark.parametrize("function", [a_pool, Driver.connect, until])
+def test_writing_is_as_written(function):
+    code = function.__code__
+    write = Writing()
+    for place in range(-1, len(code.co_code)):
+        assert write((code, place)) == written((code, place))
+    assert write(None) == written(None)
 
 
 def test_is_immutable(driver):
