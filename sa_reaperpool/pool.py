@@ -147,6 +147,7 @@ class ReaperPool(ReservingPool, LifetimePool):
             dialect=dialect,
             _dispatch=_dispatch,
         )
+        self._be_known()
 
     # opening and closing
 

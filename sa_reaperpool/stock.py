@@ -54,7 +54,19 @@ class StockedPool(OpeningPool):
         self._care = Caretaker(self)
         self._checkouts = Checkouts()
         self._begin_empty()
+
+    def _be_known(self) -> None:
+        """The pool is complete: reports see it, and forks tell it.
+
+        Not before, as a report may come at any line of its making, and for
+        good if that has failed.  Who forks at one of these lines goes on
+        with it in the child, where it is as empty as in the parent.
+        """
         fork.register(self)
+        # After that, as only from then on a fork sets it; again if a
+        # signal's handler has forked between the two sides of the line.
+        while self.process != process.number:
+            self.process = process.number
 
     def _begin_empty(self) -> None:
         self._leases = {}

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def plain(text: object) -> str:
+    """The characters of a name, without what its class makes of them.
+
+    That of a template's markup, or of an enumeration, may override what is
+    called of a string.
+    """
+    return str.__str__(text if isinstance(text, str) else str(text))
+
+
 def one_line(text: str, most: int = 60) -> str:
     """A name that anybody may have given, made harmless and short.
 

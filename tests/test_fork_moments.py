@@ -374,6 +374,58 @@ def own_connections(pool):
     return min(numbers(pool)) > 1 and pool.stats().in_use == 0
 
 
+def test_a_fork_while_a_pool_is_being_made():
+    """At any line of what makes it known, as by a signal's handler."""
+    places = ("_init_stock", "_be_known", "register")
+
+    def fork_at(nth):
+        sides = []
+
+        def trace(frame, event, arg):
+            nonlocal nth
+            if event == "line" and frame.f_code.co_name in places:
+                nth -= 1
+                if not nth:
+                    sys.settrace(None)
+                    sides.append(branch())
+                    return None
+            return trace
+
+        driver = TalkingDriver()
+        # as in Forker
+        gc.disable()
+        sys.settrace(trace)
+        try:
+            pool = a_pool(driver)
+        finally:
+            sys.settrace(None)
+            gc.enable()
+        if not sides:
+            return False
+        [side] = sides
+        if not isinstance(side, Child):
+            try:
+                pool.connect().close()
+                mine = pool.connect()
+                told = [
+                    mine.dbapi_connection.number,
+                    pool.stats().opened,
+                    pool.process == os.getpid(),
+                    fork.pools().count(pool),
+                ]
+                side(told)
+            except BaseException as error:
+                side(error=repr(error))
+        assert side.result() == [1, 1, True, 1], nth
+        assert fork.pools().count(pool) == 1
+        return True
+
+    nth = 1
+    while fork_at(nth):
+        nth += 1
+    assert nth > 10
+
+
 @pytest.mark.parametrize("way", ["connect", "check_out"])
 def test_a_fork_at_any_line_of_a_checkout(way):
     def work(forker):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import sys
 
 import pytest
+from sqlalchemy.exc import InvalidRequestError
 from stub import Driver
 from stub import StubError
 from stub import Task
@@ -17,6 +19,7 @@ from sa_reaperpool import HolderInfo
 from sa_reaperpool import LeaseInfo
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import Stats
+from sa_reaperpool import fork
 from sa_reaperpool import label
 from sa_reaperpool import process
 from sa_reaperpool.report import render
@@ -26,6 +29,14 @@ from sa_reaperpool.snapshot import Snapshot
 from sa_reaperpool.snapshot import WaitingInfo
 from sa_reaperpool.words import duration
 from sa_reaperpool.words import one_line
+
+
+class Odd(str):
+    """A string that does not say what it is."""
+
+    def __str__(self):
+        return Odd("something else")
+
 
 STATS = Stats(
     size=3,
@@ -326,6 +337,52 @@ def test_a_pool_without_a_name_has_a_number():
     assert [name.partition("-")[0] for name in names] == ["pool", "pool"]
     numbers = [int(name.partition("-")[2]) for name in names]
     assert numbers[1] == numbers[0] + 1
+
+
+@pytest.mark.parametrize("name", [5, Odd("shop")])
+def test_a_name_that_is_no_string(name):
+    pool = ReaperPool(Driver().connect, logging_name=name)
+    shown = str.__str__(name) if isinstance(name, str) else str(name)
+    assert type(pool.snapshot().name) is str
+    assert f"Pool '{shown}': " in sa_reaperpool.report()
+
+
+# pools that are not complete
+
+
+def test_while_a_pool_is_being_made():
+    """At any line: a signal may come there, or another thread's turn."""
+    reports = []
+
+    def look(frame, event, arg):
+        if event == "line":
+            sys.settrace(None)
+            reports.append(sa_reaperpool.report())
+            sys.settrace(look)
+        return look
+
+    gc.collect()
+    before = sa_reaperpool.report().count("Pool '")
+    sys.settrace(look)
+    try:
+        pool = ReaperPool(Driver().connect, reaping_frequency=None)
+    finally:
+        sys.settrace(None)
+    counts = [report.count("Pool '") - before for report in reports]
+    assert len(counts) > 100
+    assert counts == sorted(counts) and set(counts) == {0, 1}
+    assert pool.report() in reports[-1]
+
+
+def test_a_pool_that_could_not_be_made():
+    """Its error is kept, and with it the pool, as in sys.last_value."""
+    gc.collect()
+    before = fork.pools()
+    with pytest.raises(InvalidRequestError) as kept:
+        ReaperPool(Driver().connect, events=[(print, "no such event")])
+    assert fork.pools() == before
+    sa_reaperpool.report()
+    assert kept.tb is not None
 
 
 def test_a_pool_that_ran_dry():

@@ -15,6 +15,7 @@ from sqlalchemy.pool.base import _ConnDialect
 from sqlalchemy.pool.events import PoolEvents
 
 from ..lease import LeaseInfo
+from ..words import plain
 from .dialects import forget_first_run
 from .dialects import recognise_reclaimed
 from .ended import ReclaimedHandle
@@ -229,7 +230,9 @@ class AdaptedQueuePool(ShortWay):
     @property
     def given_name(self) -> str | None:
         """The ``logging_name`` that the pool was given."""
-        return self._orig_logging_name
+        name = self._orig_logging_name
+        # QueuePool takes anything
+        return None if name is None else plain(name)
 
     @property
     def time_limit(self) -> float | None:
