@@ -40,15 +40,19 @@ _MISREAD = re.compile(
     re.VERBOSE,
 )
 
+# the statement that failed, as psycopg and SQLAlchemy put it below: it may
+# have values in it
+_STATEMENT = re.compile(r"^(?:LINE \d+:|\[SQL: ).*", re.MULTILINE | re.DOTALL)
+
 
 def complaint(error: BaseException, creator: Any = None) -> str:
-    """The error, for people.
+    """The error, for people, without a statement.
 
     :param creator: what raised it.
 
     """
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = _STATEMENT.sub("", f"{type(error).__name__}: {error}")
     except Exception:
         # its own fault
         text = type(error).__name__

@@ -162,3 +162,18 @@ def refused(pool):
     with pytest.raises(CheckoutTimeout) as caught:
         pool.connect()
     return caught.value
+
+
+def test_no_statement():
+    """As psycopg quotes it where one cannot be understood."""
+    error = StubError(
+        """syntax error at or near "FRM"
+LINE 1: SELECT set_config('app.key', 'sk_live_1234', false) FRM tenants
+                                                            ^
+"""
+    )
+    assert complaint(error) == 'StubError: syntax error at or near "FRM"'
+    below = StubError("no such table: x\n[SQL: SELECT 'sk_live_1234' FROM x]")
+    assert complaint(below) == "StubError: no such table: x"
+    # a line, but none of a statement
+    assert complaint(StubError("at LINE 3: no")) == "StubError: at LINE 3: no"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import enum
 import logging
 
 import pytest
@@ -72,6 +74,62 @@ def test_decorates_a_function(driver):
         return taken(pool)
 
     assert job() == job() == "nightly"
+
+
+def test_decorates_a_coroutine(driver):
+    """Which runs only later, and beside others."""
+    pool = a_pool(driver)
+
+    @label("nightly")
+    async def job(*, name):
+        before = taken(pool)
+        await asyncio.sleep(0)
+        with label(name):
+            await asyncio.sleep(0)
+            return before, taken(pool)
+
+    async def main():
+        both = await asyncio.gather(job(name="a"), job(name="b"))
+        return both, taken(pool)
+
+    assert asyncio.run(main()) == ([("nightly", "a"), ("nightly", "b")], None)
+    assert job.__name__ == "job"
+
+
+def test_decorates_no_generator():
+    def parts():
+        yield
+
+    async def later():
+        yield
+
+    for function in (parts, later):
+        with pytest.raises(ArgumentError, match="decorates no generator"):
+            label("parts")(function)
+
+
+def test_what_is_kept_of_it(driver):
+    """Its own characters, and not too many."""
+
+    class Markup(str):
+        def __str__(self):
+            return "<script>"
+
+        def replace(self, *args):
+            return "<script>"
+
+    class Job(str, enum.Enum):
+        NIGHTLY = "nightly"
+
+    pool = a_pool(driver)
+    for text, kept in [
+        (Markup("bold"), "bold"),
+        (Job.NIGHTLY, "nightly"),
+        ("x" * 5_000_000, "x" * 500),
+    ]:
+        with label(text):
+            found = taken(pool)
+        assert found == kept and type(found) is str
 
 
 def test_is_for_its_own_thread(driver):
