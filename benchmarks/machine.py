@@ -15,12 +15,12 @@ from types import TracebackType
 
 _SLEEPER = """
 import select, sys, time
-late = 0.0
-while True:
-    due = time.perf_counter() + 0.001
-    if select.select([sys.stdin], [], [], 0.001)[0]:
-        break
-    late = max(late, time.perf_counter() - due)
+late, before, told = 0.0, time.perf_counter(), []
+while not told:
+    told = select.select([sys.stdin], [], [], 0.001)[0]
+    # from one to the next, so that no moment is left out
+    now = time.perf_counter()
+    late, before = max(late, now - before - 0.001), now
 print(late)
 """
 

@@ -31,8 +31,6 @@ def test_how_late_the_machine_is():
         stopped = monotonic()
         until(lambda: monotonic() > stopped + 0.1)
         os.kill(sleeper, signal.SIGCONT)
-        again = _slept(sleeper)
-        until(lambda: _slept(sleeper) > again)
     assert 0.09 <= machine.late < monotonic() - stopped + 1
     assert 0 <= machine.stolen <= 1
 
