@@ -231,7 +231,7 @@ class Comparison:
             raise Unusable("no transaction came through, on neither pool")
         picture = page(self._facts(), sections, verdict, self._logs)
         try:
-            path.write_text(picture, encoding="utf-8")
+            path.write_text(picture, "utf-8", "backslashreplace")
         except OSError as err:
             raise Unusable(_unwritable(path, err)) from err
         self._screen.line("\npicture: " + redact.whole(f"{path}"))
