@@ -71,7 +71,8 @@ def run(
         path = _writable(out, sqlite_file(parsed(url)))
         with ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt.caught())
-            database = stack.enter_context(Database.opened(url))
+            with interrupt.at_once():
+                database = stack.enter_context(Database.opened(url))
             stack.callback(database.leave)
             stack.enter_context(pool_log(screen))
             comparison = Comparison(

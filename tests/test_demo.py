@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from demos import COMMAND
+from demos import Ended
 from demos import demo
 from demos import running
 from sqlalchemy import create_engine
@@ -173,6 +175,25 @@ class TestEnd:
         assert (ended.status, ended.err) == (130, "")
         assert re.search("ledger balances +yes", ended.out)
         assert tables(path) == []
+
+    @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+    @pytest.mark.parametrize("command", ["demo", "watch", "compare"])
+    def test_interrupted_before_it_is_connected(
+        self, command: str, driver: str
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            url = f"postgresql+{driver}://me@127.0.0.1:{port}/x"
+            limit = "?connect_timeout=3600"
+            with running(url + limit, command=command) as process:
+                client, _ = server.accept()
+                with client:
+                    # it has come so far, and waits for an answer
+                    assert client.recv(1)
+                    process.process.send_signal(signal.SIGINT)
+                    ended = process.end()
+
+        assert ended == Ended(130, "", "")
 
     def test_tables_that_are_not_dropped_are_named(
         self,
