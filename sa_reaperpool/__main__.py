@@ -286,6 +286,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     _Parser.given = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(_Parser.given)
+    if sys.stdout is None:
+        words = f"{_PROGRAM} {options.command}: error: no standard output"
+        print(words, file=sys.stderr)
+        return 2
     try:
         if options.command == "compare":
             from .compare import run as compare

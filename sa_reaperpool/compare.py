@@ -71,7 +71,8 @@ def run(
         path = _writable(out, sqlite_file(parsed(url)))
         with ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt.caught())
-            database = stack.enter_context(Database.opened(url))
+            with interrupt.at_once():
+                database = stack.enter_context(Database.opened(url))
             stack.callback(database.leave)
             stack.enter_context(pool_log(screen))
             comparison = Comparison(
@@ -231,7 +232,7 @@ class Comparison:
             raise Unusable("no transaction came through, on neither pool")
         picture = page(self._facts(), sections, verdict, self._logs)
         try:
-            path.write_text(picture, encoding="utf-8")
+            path.write_text(picture, "utf-8", "backslashreplace")
         except OSError as err:
             raise Unusable(_unwritable(path, err)) from err
         self._screen.line("\npicture: " + redact.whole(f"{path}"))

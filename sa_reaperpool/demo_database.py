@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextlib import suppress
@@ -118,7 +120,7 @@ class Database:
         """
         if given is not None:
             database = cls(parsed(given))
-            database._try()
+            _interruptibly(database._try)
             yield database
             return
         with tempfile.TemporaryDirectory(prefix="reaperpool-demo-") as folder:
@@ -326,3 +328,26 @@ class Database:
 
 def _application_name(name: str) -> str:
     return f"reaperpool-demo-{_TOKEN}-{name}"
+
+
+def _interruptibly(work: Callable[[], None]) -> None:
+    """Do it in a thread: Ctrl-C is not heard in the midst of a C function.
+
+    After that the thread is left to itself, and ends with the process.
+
+    """
+    errors: list[BaseException] = []
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as err:
+            errors.append(err)
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        # Windows does not interrupt one that has no limit
+        thread.join(0.1)
+    if errors:
+        raise errors.pop()

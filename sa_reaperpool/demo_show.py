@@ -47,7 +47,8 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
     try:
         with ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt.caught(CLEAN_UP))
-            database = stack.enter_context(Database.opened(url))
+            with interrupt.at_once():
+                database = stack.enter_context(Database.opened(url))
             stack.enter_context(pool_log(screen))
             show = Show(database, seed, threads, seconds, screen, interrupt)
             show.run()
@@ -73,7 +74,8 @@ def ended_by(screen: Screen, interrupt: Interrupt) -> int:
 class Interrupt:
     """Ctrl-C, a polite kill, or the terminal's end: noted at first, and looked
     for in between, so that no line of the clean-up is cut short.  A further
-    one raises, but for those of who is impatient with the clean-up.
+    one raises, but for those of who is impatient with the clean-up; and so
+    does the first :meth:`at_once`.
 
     :param clean_up: seconds that this is given, after each that was heard.
 
@@ -84,6 +86,7 @@ class Interrupt:
         self.clock = time.monotonic
         self._clean_up = clean_up
         self._deaf_until = 0.0
+        self._at_once = False
 
     @classmethod
     @contextmanager
@@ -107,14 +110,24 @@ class Interrupt:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Nothing in here is to be cleaned up, and all of it may take long."""
+
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def note(self, number: int, frame: FrameType | None) -> None:
         now = self.clock()
         if self.received and now < self._deaf_until:
             return
         self._deaf_until = now + self._clean_up
-        if self.received:
+        again, self.received = self.received, self.received or number
+        if again or self._at_once:
             raise KeyboardInterrupt
-        self.received = number
 
 
 @dataclass

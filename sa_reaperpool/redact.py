@@ -66,7 +66,25 @@ def host(given: str) -> str:
 
 def address(url: URL) -> str:
     """A URL, without its query, where a password may be, too."""
-    return named(url.set(query={}).render_as_string())
+    url = url.set(
+        query={},
+        username=url.username and _legible(url.username),
+        host=url.host and _legible(url.host),
+        database=url.database and _legible(url.database),
+    )
+    return named(url.render_as_string())
+
+
+def _bytes(words: str) -> bytes:
+    try:
+        return words.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return words.encode("utf-8", "replace")
+
+
+def _legible(words: str) -> str:
+    """As it was typed, where the locale has other letters."""
+    return _bytes(words).decode("utf-8", "replace")
 
 
 def value(given: object) -> str:
@@ -104,7 +122,12 @@ def secrets(url: URL) -> set[str]:
     return {
         form
         for word in plain
-        for form in (word, quote(word, safe=""), quote_plus(word))
+        for form in (
+            word,
+            _legible(word),
+            quote(_bytes(word), safe=""),
+            quote_plus(_bytes(word)),
+        )
     }
 
 

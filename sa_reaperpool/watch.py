@@ -50,7 +50,8 @@ def run(url: str | None, *, seed: int, threads: int, seconds: float) -> int:
     try:
         with ExitStack() as stack:
             interrupt = stack.enter_context(Interrupt.caught(CLEAN_UP))
-            database = stack.enter_context(Database.opened(url))
+            with interrupt.at_once():
+                database = stack.enter_context(Database.opened(url))
             # it would say again what is to be seen
             stack.enter_context(pool_log(None))
             watch = Watch(database, seed, threads, seconds, screen, interrupt)

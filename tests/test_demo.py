@@ -4,13 +4,17 @@ import io
 import os
 import re
 import signal
+import socket
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from demos import COMMAND
+from demos import Ended
 from demos import demo
 from demos import running
 from sqlalchemy import create_engine
@@ -20,6 +24,7 @@ from sqlalchemy import insert
 from sqlalchemy import inspect
 from sqlalchemy import update
 
+import sa_reaperpool
 from sa_reaperpool.__main__ import main
 from sa_reaperpool.demo import accidents
 from sa_reaperpool.demo_database import Account
@@ -171,6 +176,25 @@ class TestEnd:
         assert re.search("ledger balances +yes", ended.out)
         assert tables(path) == []
 
+    @pytest.mark.parametrize("driver", ["psycopg2", "psycopg"])
+    @pytest.mark.parametrize("command", ["demo", "watch", "compare"])
+    def test_interrupted_before_it_is_connected(
+        self, command: str, driver: str
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            url = f"postgresql+{driver}://me@127.0.0.1:{port}/x"
+            limit = "?connect_timeout=3600"
+            with running(url + limit, command=command) as process:
+                client, _ = server.accept()
+                with client:
+                    # it has come so far, and waits for an answer
+                    assert client.recv(1)
+                    process.process.send_signal(signal.SIGINT)
+                    ended = process.end()
+
+        assert ended == Ended(130, "", "")
+
     def test_tables_that_are_not_dropped_are_named(
         self,
         url: str,
@@ -318,6 +342,53 @@ class TestUsage:
         assert err.startswith(f"{program}: error: {message}")
         assert err.count("\n") == 1
         assert "s3cret" not in err
+
+    @pytest.mark.parametrize("command", ["demo", "watch", "compare"])
+    def test_no_standard_output(self, url: str, command: str) -> None:
+        done = subprocess.run(
+            ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, command, url],
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+        program = f"python -m sa_reaperpool {command}"
+        assert done.returncode == 2
+        assert done.stderr == f"{program}: error: no standard output\n"
+
+    @pytest.mark.parametrize("command", ["demo", "watch", "compare"])
+    @pytest.mark.parametrize(
+        ("name", "status", "shown"),
+        [
+            (b"sqlite:///caf\xc3\xa9.db", 0, "sqlite:///caf%C3%A9.db\n"),
+            (
+                b"postgresql+psycopg2://me:s3cr\xe9t@127.0.0.1:1/\xe9",
+                2,
+                "psycopg2://me:***@127.0.0.1:1/%EF%BF%BD: ",
+            ),
+        ],
+    )
+    def test_letters_that_the_locale_has_not(
+        self,
+        tmp_path: Path,
+        command: str,
+        name: bytes,
+        status: int,
+        shown: str,
+    ) -> None:
+        plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        here = str(Path(sa_reaperpool.__file__).parents[1])
+        done = subprocess.run(
+            [*COMMAND, command, name, "--seconds=2", "--threads=3"],
+            capture_output=True,
+            cwd=tmp_path,
+            env={**os.environ, **plain, "PYTHONPATH": here},
+            timeout=60,
+        )
+        out, err = done.stdout.decode("ascii"), done.stderr.decode("ascii")
+        assert done.returncode == status
+        assert shown in (err if status else out)
+        assert err.count("\n") == (1 if status else 0)
+        assert "s3cr" not in err
 
 
 class TestAccidents:
