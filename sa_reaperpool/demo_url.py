@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy import URL
 from sqlalchemy import make_url
@@ -79,6 +80,13 @@ def sqlite_file(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite":
         return None
     name = url.database or ""
+    uri = str(url.query.get("uri", "")).strip().lower() in _YES
+    if uri and name.startswith("file:"):
+        name = name.removeprefix("file:").partition("#")[0]
+        if name.startswith("//"):
+            # this machine's name may stand between
+            name = "/" + name.removeprefix("//").partition("/")[2]
+        name = unquote(name)
     if name in ("", ":memory:") or "memory" in url.query.get("mode", ()):
         return None
     return Path(name)

@@ -27,7 +27,12 @@ pytestmark = pytest.mark.slow
 
 SVG = "{http://www.w3.org/1999/xhtml}"
 EVENT = r"^ +\d+\.\d s  "
-WAYS = ["sqlite:///{}"]
+WAYS = [
+    "sqlite:///{}",
+    "sqlite:///file:{}?uri=true",
+    "sqlite:///file://{}?uri=True&mode=rwc",
+    "sqlite:///file://localhost{}?uri=1",
+]
 """To write the address of a file."""
 
 
@@ -151,6 +156,26 @@ class TestWhole:
     ) -> None:
         assert compare(url, out, "--seconds=2").status == 0
         assert not path.exists()
+
+    @pytest.mark.parametrize(
+        "address",
+        [
+            "new.db",
+            "file:new.db?uri=true",
+            "file:n%2565w.db?uri=on&mode=rwc",
+            # without uri=, a part of the name
+            "file:new.db",
+        ],
+    )
+    def test_leaves_no_file_of_any_address(
+        self, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with Database.opened(f"sqlite:///{address}") as database:
+            # made by the connections, and empty still
+            assert len(list(tmp_path.iterdir())) == 1
+            database.leave()
+        assert list(tmp_path.iterdir()) == []
 
     def test_leaves_an_empty_file_that_was_there(
         self, url: str, path: Path, out: Path
@@ -368,6 +393,7 @@ class TestUsage:
             ),
             ("sqlite:////no/such/x.db", "cannot reach sqlite:////no/such/x"),
             ("sqlite://", "SQLite in memory is a database for each"),
+            ("sqlite:///file::memory:?uri=true", "SQLite in memory is a"),
             ("sqlite+aiosqlite:///x.db", "sqlite+aiosqlite is for asyncio"),
             ("nosuch://me:s3cret@host/x", "cannot use nosuch://me:***@host/x"),
             (
