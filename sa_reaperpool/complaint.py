@@ -1,10 +1,11 @@
-"""What a failed connect says, in one short line and without passwords.
+"""What a failed connect says, in one short line and without secrets.
 
 Drivers repeat what they were given when they can't make sense of it, and a
 creator may say anything.  So the text is rid of all that looks like a
 password, and of those that the creator was made with, as far as these can
 be found without running it: in its closure, its defaults, and the arguments
-of a ``functools.partial``.
+of a ``functools.partial``.  Nor does it show a statement that failed while
+the connection was being made, which may have anything in it.
 """
 
 from __future__ import annotations
@@ -39,24 +40,41 @@ _MISREAD = re.compile(
     r"""|URI\ query\ parameter:)\s*"[^"]*"?""",
     re.VERBOSE,
 )
-
-# the statement that failed, as psycopg and SQLAlchemy put it below: it may
-# have values in it
-_STATEMENT = re.compile(r"^(?:LINE \d+:|\[SQL: ).*", re.MULTILINE | re.DOTALL)
+# Statements, with what is in them: libpq shows where in one the mistake is
+# ("LINE" in the words of the server's or the client's language, and in the
+# next line a caret), and SQLAlchemy what it has run.
+_STATEMENT = re.compile(
+    r"""^[^\S\n]*(?:LINE\s+\d+\s*:|QUERY:|CONTEXT:|\[SQL:|\[parameters:"""
+    r"""|[^\n]*\n[^\S\n]*\^[^\S\n]*$)""",
+    re.VERBOSE | re.MULTILINE,
+)
+# MySQL's quotes the rest of it
+_NEAR = re.compile(r"(SQL syntax\b.*? near ).*(?= at line \d)", re.DOTALL)
 
 
 def complaint(error: BaseException, creator: Any = None) -> str:
-    """The error, for people, without a statement.
+    """The error, for people.
 
     :param creator: what raised it.
 
     """
     try:
-        text = _STATEMENT.sub("", f"{type(error).__name__}: {error}")
+        text = f"{type(error).__name__}: {_without_statement(str(error))}"
     except Exception:
         # its own fault
         text = type(error).__name__
     return shorten(redact(text, secrets_of(creator)))
+
+
+def _without_statement(text: str) -> str:
+    """All before the statement that has failed, if it is shown.
+
+    What follows that may be about it, or show the row.
+    """
+    found = _STATEMENT.search(text)
+    if found is not None:
+        text = text[: found.start()]
+    return _NEAR.sub(r"\1***", text)
 
 
 def shorten(text: str) -> str:
