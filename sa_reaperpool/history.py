@@ -58,7 +58,7 @@ class History:
     def goes_on_with(self, pool: Any, counters: Counters) -> None:
         """From now on this pool is the present one."""
         # not one more for each dispose() there ever was
-        self.totals()
+        with self._lock: self._put_away()  # fmt: skip
         self._pools[weakref.ref(pool)] = counters
 
     def is_over_for(self, pool: Any) -> bool:
@@ -76,13 +76,17 @@ class History:
         # one line on purpose, see queue.py
         with self._lock: return self._add_up()  # fmt: skip
 
-    def _add_up(self) -> Counter[str]:
+    def _put_away(self) -> None:
+        """Keep what those counted that are gone."""
         for ref in list(self._pools):
             if ref() is None:
                 # it is only here from now on, whoever else looks meanwhile
                 gone = self._pools.pop(ref, None)
                 if gone is not None:
                     self._past.update(_at_the_end(gone.read()))
+
+    def _add_up(self) -> Counter[str]:
+        self._put_away()
         totals = self._past.copy()
         for counters in list(self._pools.values()):
             totals.update(counters.read())
