@@ -67,10 +67,14 @@ class Given:
         connection = self.connection
         if connection.closed:
             return False
-        if not connection.invalidated and left_behind(connection.connection):
+        if connection.invalidated:
+            # an interruption does that to what is being executed
+            left = self._block() is None
+        else:
+            left = left_behind(connection.connection)
+        if left:
             connection.close()
-            return False
-        return True
+        return not left
 
 
 class with_connection(Again):

@@ -15,6 +15,7 @@ import weakref
 
 import pytest
 from sqlalchemy import create_engine
+from sqlalchemy.exc import PendingRollbackError
 from stub import PATIENCE
 from stub import Driver
 from stub import Gate
@@ -433,6 +434,25 @@ def test_of_an_engine_and_left_without_its_end(engine):
     gc.collect()
     with sa_reaperpool.with_connection(engine) as another:
         assert another is not outer and outer.closed
+
+
+def test_of_an_engine_invalid_and_left_without_its_end(engine):
+    """As where one interruption meets a statement, and another the end."""
+    block = sa_reaperpool.with_connection(engine)
+    outer = block.__enter__()
+    outer.exec_driver_sql("select 1")
+    outer.invalidate()
+    with sa_reaperpool.with_connection(engine) as inner:
+        # of whom it is to hear that his work is lost
+        assert inner is outer
+        with pytest.raises(PendingRollbackError):
+            inner.exec_driver_sql("select 1")
+    del block
+    gc.collect()
+    with sa_reaperpool.with_connection(engine) as another:
+        assert another is not outer and outer.closed
+        another.exec_driver_sql("select 1")
+    assert engine.pool.checkedout() == 0
 
 
 def test_of_an_engine_and_closed_after_it_was_taken_back(engine):
