@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import gc
 import itertools
+import linecache
 import logging
 import os
+import sys
 import threading
 import time
 
@@ -28,6 +30,7 @@ from stub import Task
 from stub import switching_often
 from stub import until
 
+from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import process
 from sa_reaperpool.adapter import handles
@@ -820,3 +823,35 @@ def test_a_queuepools_program_sees_the_same(driver):
     stock = QueuePool(Driver().connect)
     stock.connect().close()
     assert use(a_pool(driver)) == use(stock)
+
+
+def test_an_interruption_once_another_has_it(driver):
+    """A checkout has laid back what was not fit, and no longer owns it."""
+    pool = a_pool(driver, pool_size=1)
+    [entry] = pool.idle_entries()
+    entry.outdated = "refreshed"
+    others = []
+
+    def interrupt(frame, event, arg):
+        if frame.f_code is not short.ShortWay.connect.__code__:
+            return None
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+        if event == "line" and line.strip() == "entry = None":
+            sys.settrace(None)
+            others.append(Task(pool.connect).result())
+            raise KeyboardInterrupt
+        return interrupt
+
+    sys.settrace(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pool.connect()
+    finally:
+        sys.settrace(None)
+    [other] = others
+    other.cursor().close()
+    assert not other.dbapi_connection.closed
+    with pytest.raises(CheckoutTimeout):
+        pool.connect()
+    other.close()
+    assert (pool.checkedin(), pool.queue.live()) == (1, 1)

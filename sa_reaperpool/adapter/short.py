@@ -82,7 +82,7 @@ class ShortWay(PoolVerbs):
         # (or newcomers are let in) and nobody listens.  It is one function,
         # as each call would be a fiftieth of it.  Whatever is not usual goes
         # the long way.
-        entry = lease = handle = None
+        entry = lease = handle = turn = None
         try:
             queue = self.queue
             idle = queue.queue
@@ -150,6 +150,9 @@ class ShortWay(PoolVerbs):
                     # in one line, since a signal's handler may fork
                     if _page[0] and entry.process == self.process: return handle  # fmt: skip  # noqa: E501, E701
                 elif _page[0] and entry.process == self.process:
+                    # an interruption after it must not take it for this
+                    # one's own
+                    turn = slot.turn
                     queue.put(entry, made=not slot.hollow, back=True)
                     entry = None
                 if entry is not None:
@@ -158,12 +161,12 @@ class ShortWay(PoolVerbs):
                     entry = None
         except (LookupError, AttributeError):
             if entry is not None:
-                self._unlend(entry, lease, handle)
+                self._unlend(entry, lease, handle, turn)
                 raise
             # or another thread was faster
         except BaseException:
             if entry is not None:
-                self._unlend(entry, lease, handle)
+                self._unlend(entry, lease, handle, turn)
             raise
         return self.connect_at_length(timeout)
 
@@ -194,13 +197,23 @@ class ShortWay(PoolVerbs):
         )
 
     def _unlend(
-        self, entry: Entry, lease: Lease | None, handle: Handle | None
+        self,
+        entry: Entry,
+        lease: Lease | None,
+        handle: Handle | None,
+        turn: int | None,
     ) -> None:
-        """Give up what an interrupted checkout had in its hands."""
+        """Give up what an interrupted checkout had in its hands.
+
+        :param turn: the queue's, at which it got the entry; None where that
+         is the present one.
+
+        """
         if is_parents(entry):
             self.leave_to_parent(entry, handle)
             return
-        turn = entry.slot.turn
+        if turn is None:
+            turn = entry.slot.turn
         if lease is not None:
             # since when it was registered, it may have become somebody else's
             turn = getattr(lease, "turn", turn)
