@@ -49,6 +49,8 @@ There may be thousands of leases, and as many ends of threads for each of
 which somebody asks.
 """
 
+_NEVER = float("-inf")
+
 _DELIBERATE = ("abandoned", "reclaimed")
 """What somebody may have meant to be so."""
 
@@ -86,18 +88,19 @@ class Bailiff:
 
         Whoever is about to wait asks it, and all of it in one pass.
         """
-        settings = self._pool.settings
+        pool = self._pool
+        settings = pool.settings
         if settings.leak_timeout or settings.reclaim_timeout:
             return True
         grace = settings.dead_connection_timeout
-        before = float("-inf") if grace is None else now - grace
-        for lease in self._pool._leases.copy().values():
+        before = _NEVER if grace is None else now - grace
+        for lease in pool._leases.copy().values():
             if lease() is None or lease.level is not None:
                 return True
             # its cursors may have been used later
             if lease.touched <= before and lease.used <= before:
                 return True
-        return self._pool.queue.unsettled()
+        return pool.queue.unsettled()
 
     def tend_leases(self, now: float, submit: Submit) -> float | None:
         pool = self._pool

@@ -107,10 +107,17 @@ class Checkouts(threading.local, Own):
             return current.timeout
         return default if self.block is UNSET else self.block
 
-    def left(self, default: float | None) -> float | None:
-        """Seconds that are left of them."""
+    def left(self, default: float | None, now: float) -> float | None:
+        """Seconds that are left of them.
+
+        :param now: the time.
+
+        """
         limit = self.limit(default)
-        return None if limit is None else limit - self.taken()
+        current = self.current
+        if limit is None or current is None:
+            return limit
+        return limit - (now - current.began)
 
     def outer_ones(self) -> int:
         """How many checkouts, in which it is made, have a connection."""

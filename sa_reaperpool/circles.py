@@ -20,14 +20,12 @@ from __future__ import annotations
 import weakref
 from time import monotonic
 from typing import TYPE_CHECKING
-from typing import Any
 
 from . import deadlock
 from . import liveness
 from .lease import Lease
 from .place import Circle
 from .place import Place
-from .waiter import Waiter
 
 if TYPE_CHECKING:
     from .stock import StockedPool
@@ -73,20 +71,20 @@ class Circles:
             deadlock.circle(
                 self.counting(),
                 self._pool.queue.live(),
-                {waiter.place.holder for waiter in waiters},
+                {waiter.holder for waiter in waiters},
             )
             is not None
         )
 
-    def patient(self) -> list[Any]:
-        """Who is in line and waits, each with its place."""
+    def patient(self) -> list[Place]:
+        """Who is in line and waits."""
         return [
             each
             for each in self._pool.queue.line()
-            if isinstance(each.place, Place) and each.place.counts
+            if isinstance(each, Place) and each.counts
         ]
 
-    def seen(self, place: Place, waiter: Waiter) -> Circle | None:
+    def seen(self, place: Place) -> Circle | None:
         """Those who wait for each other, as it seems, or None.
 
         :param place: the last to have joined them, maybe.
@@ -96,9 +94,9 @@ class Circles:
         leases = self.counting()
         if not leases or len(leases) < pool.queue.live():
             return None
-        line = {each.place.holder: each for each in self.patient()}
+        line = {each.holder: each for each in self.patient()}
         # it may have left the line, its time being up
-        line[place.holder] = waiter
+        line[place.holder] = place
         members = deadlock.circle(leases, pool.queue.live(), line)
         if members is None:
             return None
@@ -143,37 +141,40 @@ class Circles:
             connection
         )
 
-    def _stands(self, circle: Circle) -> bool:
-        """Under the queue's lock: is all as it was seen?"""
+    def _stands(self, circle: Circle, but: Place | None = None) -> bool:
+        """Under the queue's lock: is all as it was seen?
+
+        :param but: it may have left the line, its time being up.
+
+        """
         pool = self._pool
         queue = pool.queue
         if queue.closed or queue.limit is None:
             return False
         if len(circle.leases) < queue.limit:
             return False
-        if any(waiter.entry is not None for waiter in circle.waiters):
-            return False
+        for waiter in circle.waiters:
+            if waiter.entry is not None and waiter is not but:
+                return False
         for lease in circle.leases:
             if pool._leases.get(lease) is not lease:
                 return False
             if queue.turn(lease.entry) != lease.turn:
                 return False
-        waiting = {waiter.place.holder for waiter in circle.waiters}  # type: ignore[union-attr]
+        waiting = {waiter.holder for waiter in circle.waiters}
         return (
             deadlock.circle(circle.leases, queue.live(), waiting) is not None
         )
 
-    def broken(
-        self, circle: Circle, place: Place, waiter: Waiter
-    ) -> tuple[bool, bool]:
-        """Have a waiter leave the line, if that is what the pool is to do.
+    def broken(self, circle: Circle, place: Place) -> tuple[bool, bool]:
+        """Have a thread leave the line, if that is what the pool is to do.
 
         :return: whether it has; if not, whether the circle is to be told of.
 
         """
         pool = self._pool
         mode = pool.settings.on_deadlock
-        raises = mode == "raise" and circle.certain and circle.has(place)
+        raises = mode == "raise" and circle.certain and place in circle.waiters
         news: list[Circle] = []
 
         def standing() -> bool:
@@ -185,7 +186,7 @@ class Circles:
             place.refused = raises
             return raises
 
-        if pool.queue.leave_if(waiter, standing):
+        if pool.queue.leave_if(place, standing):
             circle.over = monotonic()
             return True, False
         return False, bool(news) and circle.certain and mode != "off"
@@ -194,14 +195,14 @@ class Circles:
         """Was a circle the reason, for most of the time that was waited?"""
         circle = place.circle
         if circle is None:
-            circle = self.seen(place, Waiter(place=place))
-            return circle is not None and self._stands(circle)
+            circle = self.seen(place)
+            return circle is not None and self._stands(circle, place)
         leases = self._pool._leases
         if circle.over is None:
             if any(leases.get(of) is not of for of in circle.leases):
                 # one of them went on after all, nobody knows when
                 return False
-            if circle.has(place):
+            if place in circle.waiters:
                 circle.over = now
         over = now if circle.over is None else circle.over
         return over - circle.since >= (now - place.since) / 2
@@ -214,15 +215,13 @@ def reads(lease: Lease) -> bool:
 def _mark(circle: Circle, place: Place) -> bool:
     """Let all who are in it know of it; is it news to any of them?"""
     news = False
-    for each in [*circle.waiters, None]:
-        member = place if each is None else each.place
-        assert isinstance(member, Place)
+    for member in {*circle.waiters, place}:
         known = member.circle
         if (
             known is None
             or known.over is not None
             or circle.certain > known.certain
         ):
-            news = news or each is not None
+            news = news or member in circle.waiters
             member.circle = circle
     return news

@@ -104,7 +104,7 @@ class OpeningPool(AdaptedQueuePool):
         return self.queue.idle()
 
     def _time_left(self) -> float | None:
-        return self._checkouts.left(self.time_limit)
+        return self._checkouts.left(self.time_limit, monotonic())
 
     def _unserved(
         self, place: Place | None = None

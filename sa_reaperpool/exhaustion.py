@@ -26,7 +26,6 @@ from .lease import Lease
 from .lease import describe
 from .place import Circle
 from .place import Place
-from .waiter import Waiter
 
 if TYPE_CHECKING:
     from .stock import StockedPool
@@ -74,19 +73,7 @@ class Exhaustion:
 
     # waiting
 
-    def place(self, left: float | None) -> Place:
-        """For a thread that is about to wait.
-
-        :param left: seconds that it may.
-
-        """
-        return Place(
-            self,
-            patient=left is None or left > 0,
-            most=self._pool.settings.max_waiting,
-        )
-
-    def look_for_deadlock(self, place: Place, waiter: Waiter) -> None:
+    def look_for_deadlock(self, place: Place) -> None:
         """See whether this thread, in line by now, has closed a circle.
 
         :raises PoolDeadlock: it has, and has left the line; that is, with
@@ -95,8 +82,8 @@ class Exhaustion:
         """
         if self.circles.somebody_goes_on():
             return
-        circle = self.circles.seen(place, waiter)
-        if circle is not None and self._broken(circle, place, waiter):
+        circle = self.circles.seen(place)
+        if circle is not None and self._broken(circle, place):
             raise self._error(
                 PoolDeadlock, place, "not waited for, on_deadlock raise"
             )
@@ -109,16 +96,16 @@ class Exhaustion:
         waiters = self.circles.patient()
         if not waiters:
             return
-        circle = self.circles.seen(waiters[-1].place, waiters[-1])
+        circle = self.circles.seen(waiters[-1])
         if circle is None:
             return
-        last: Any = max(circle.waiters, key=lambda waiter: waiter.since)
-        if self._broken(circle, last.place, last):
+        last = max(circle.waiters, key=lambda place: place.since)
+        if self._broken(circle, last):
             last.wake()
 
-    def _broken(self, circle: Circle, place: Place, waiter: Waiter) -> bool:
-        """Tell of a circle; has this waiter left the line to break it?"""
-        left, to_be_told = self.circles.broken(circle, place, waiter)
+    def _broken(self, circle: Circle, place: Place) -> bool:
+        """Tell of a circle; has this one left the line to break it?"""
+        left, to_be_told = self.circles.broken(circle, place)
         if to_be_told:
             self._warn(place)
         return left
@@ -198,10 +185,10 @@ class Exhaustion:
             # looked at by another thread
             waited = now - place.since
         line = queue.line()
-        waiting = {each.place.holder for each in self.circles.patient()}
+        waiting = {each.holder for each in self.circles.patient()}
         others = len(line)
         if place is not None:
-            others -= any(each.place is place for each in line)
+            others -= place in line
             if place.counts:
                 deadlock = deadlock or self.circles.was_one(place, now)
                 waiting.add(place.holder)

@@ -32,7 +32,6 @@ from .history import Waits
 from .slots import E
 from .slots import Slots
 from .waiter import GONE
-from .waiter import Place
 from .waiter import Waiter
 
 
@@ -113,6 +112,8 @@ class Line(Slots[E]):
                 return True
         if self.closed:
             return bool(self.waiting() or self.queue)
+        if not (self._waiters or self._makers):
+            return False
         # Served, but not woken, or woken, but not let go: whoever serves
         # goes on with the next one only after that.
         for line in (self._waiters, self._makers):
@@ -211,9 +212,11 @@ class Line(Slots[E]):
         if self._shedding:
             self._shed_idle()
         # those who have an entry have waited for that before
-        self._serve(self._makers)
-        self._serve(self._waiters)
-        while self._crowded():
+        if self._makers:
+            self._serve(self._makers)
+        if self._waiters:
+            self._serve(self._waiters)
+        while 0 < self.maxsize < len(self.queue):
             self._set_aside(-1)
         while self.closed and self._watchers:
             self._watchers[0].wake()
@@ -223,6 +226,10 @@ class Line(Slots[E]):
         while line:
             waiter = line[0]
             if waiter.entry is None:
+                if waiter.own is None and not (
+                    self.queue or self._may_serve()
+                ):
+                    return
                 waiter.entry = self._find(waiter)
                 if waiter.entry is None and self.closed:
                     waiter.entry = GONE
@@ -245,12 +252,14 @@ class Line(Slots[E]):
     def _something_is_free(self) -> bool:
         """Might somebody who has just lined up be served?"""
         return bool(
-            self.queue
-            or self._inbox
-            or self._errands
-            or self.closed
-            or self._has_room()
+            self.queue or self._inbox or self._errands or self._may_serve()
         )
+
+    def _may_serve(self) -> bool:
+        """Is there room, or have all to leave, where nothing is idle?"""
+        # read once: it may be looked at without the lock
+        limit = self.limit
+        return limit is None or len(self._live) < limit or self.closed
 
     def _overdue(self) -> bool:
         """Is there something for somebody who waits?"""
@@ -299,22 +308,19 @@ class Line(Slots[E]):
     # threads that come and go
 
     def _line_up(self, waiter: Waiter) -> None:
-        place = waiter.place
-        if place is not None and place.most is not None:
-            waiting = [other.place for other in self._unserved()]
-            if sum(other is None or other.counts for other in waiting) >= (
-                place.most
-            ):
-                self._serve_or_turn_away(waiter, place)
+        if waiter.most is not None:
+            waiting = sum(other.counts for other in self._unserved())
+            if waiting >= waiter.most:
+                self._serve_or_turn_away(waiter)
                 return
         self._waiters.append(waiter)
 
-    def _serve_or_turn_away(self, waiter: Waiter, place: Place) -> None:
+    def _serve_or_turn_away(self, waiter: Waiter) -> None:
         # one may have come free since it looked
         waiter.entry = None if self._waiters else self._next()
         if waiter.entry is None:
             waiter.entry = GONE
-            place.turned_away = True
+            waiter.turn_away()
         waiter.wake()
 
     def _unserved(self) -> list[Waiter]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from time import monotonic
 from typing import TYPE_CHECKING
 from typing import Sequence
 
@@ -22,7 +21,7 @@ class Circle:
     """Threads that wait for each other, and what they hold."""
 
     leases: Sequence[Lease]
-    waiters: Sequence[Waiter]
+    waiters: Sequence[Place]
     certain: bool
     """Else there is a cursor, from which another thread might fetch."""
 
@@ -30,14 +29,14 @@ class Circle:
     over: float | None = None
     """When one of them gave up."""
 
-    def has(self, place: Place) -> bool:
-        return any(waiter.place is place for waiter in self.waiters)
 
 
-class Place:
+class Place(Waiter):
     """A thread in line for a connection.
 
     :param exhaustion: of the pool.
+
+    :param since: the time.
 
     :param patient: does it wait at all?
 
@@ -47,7 +46,6 @@ class Place:
 
     __slots__ = (
         "holder",
-        "since",
         "counts",
         "most",
         "turned_away",
@@ -60,13 +58,17 @@ class Place:
     )
 
     def __init__(
-        self, exhaustion: Exhaustion, patient: bool, most: int | None
+        self,
+        exhaustion: Exhaustion,
+        since: float,
+        patient: bool,
+        most: int | None,
     ):
+        Waiter.__init__(self, None, since)
         self._of = exhaustion
-        self.holder = holder.current()
+        self.holder = here = holder.current()
         # a signal's handler may ask while its thread stands in line
-        self._before = self.holder.place
-        self.since = monotonic()
+        self._before = here.place
         self.counts = patient
         self.most = most if patient else None
         self.turned_away = False
@@ -78,13 +80,16 @@ class Place:
         self.line = application_line(2) if patient else None
         """The application's line that asks."""
 
-    def taken(self, waiter: Waiter) -> None:
+    def taken(self) -> None:
         if self.counts:
             # before the look, so that of two who look at the same time at
             # least one sees the other
             self.holder.place = self
-            self._of.look_for_deadlock(self, waiter)
+            self._of.look_for_deadlock(self)
 
-    def left(self) -> None:
+    def turn_away(self) -> None:
+        self.turned_away = True
+
+    def leave(self) -> None:
         """It has been served, or not, and stands in line no more."""
         self.holder.place = self._before

@@ -7,7 +7,7 @@ A checkout can be read from ``connect()`` downwards.  Nearly all go the short
 way, which is in adapter/: an idle connection that is fit, where nobody
 waits and nobody listens, is lent in one function, and returned in one,
 ``Handle.close()``.  Whatever is not usual goes the long way, through
-``connect_at_length()`` in reservation.py and ``check_out()`` in stock.py.
+``connect_at_length()`` in reservation.py and ``check_out()`` in taking.py.
 """
 
 from __future__ import annotations

@@ -36,7 +36,6 @@ from .newcomers import Newcomers
 from .slots import E
 from .slots import _EntryRef
 from .waiter import GONE
-from .waiter import Place
 from .waiter import Waiter
 
 
@@ -102,20 +101,21 @@ class FairQueue(Newcomers[E]):
             raise
 
     def get(
-        self, timeout: float | None = None, place: Place | None = None
+        self, timeout: float | None = None, waiter: Waiter | None = None
     ) -> E | None:
         """As :meth:`.get_nowait`, but wait in line.
 
         :param timeout: seconds; None for as long as it takes.
 
-        :param place: who waits, and on what terms.
+        :param waiter: who waits, and on what terms.
 
         :return: None when the time is up, or the queue is closed, or it was
          turned away.
 
         """
-        waiter = Waiter(place=place)
-        if place is None or place.most is None:
+        if waiter is None:
+            waiter = Waiter()
+        if waiter.most is None:
             return self._wait(waiter, timeout, self._waiters.append)
         return self._wait(waiter, timeout, self._line_up_if_allowed)
 
@@ -171,7 +171,7 @@ class FairQueue(Newcomers[E]):
         timeout: float | None,
         line_up: Callable[[Waiter], object],
     ) -> E | None:
-        if self.locked_here():
+        if self._lock._is_owned():  # type: ignore[attr-defined]
             # A signal's handler, or a finaliser, in the middle of one of
             # the sections here: its thread would sleep with the lock.
             return None
@@ -181,8 +181,8 @@ class FairQueue(Newcomers[E]):
             line_up(waiter)
             if waiter.own is not None or self._something_is_free():
                 self.settle()
-            if waiter.place is not None and waiter.entry is None:
-                waiter.place.taken(waiter)
+            if waiter.entry is None:
+                waiter.taken()
             waiter.sleep(timeout)
             while waiter.entry is None:
                 # called to look for itself, or for nothing; or its time is up
@@ -293,7 +293,7 @@ class FairQueue(Newcomers[E]):
         :param held: for how long it was out.
 
         """
-        if self.locked_here():
+        if self._lock._is_owned():  # type: ignore[attr-defined]
             # a finaliser's, or a signal handler's: the section's owner looks
             # at the inbox
             self._inbox.append(None)

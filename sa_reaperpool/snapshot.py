@@ -197,9 +197,9 @@ def take(pool: ReaperPool, now: float, shown: int | None = SHOWN) -> Snapshot:
         ),
         waiting_lines=_lines(
             [
-                (place.line, place.label, waiter.since)
+                (waiter.line, waiter.label, waiter.since)
                 for waiter in waiters
-                if isinstance(place := waiter.place, Place)
+                if isinstance(waiter, Place)
             ],
             now,
             write,
@@ -284,14 +284,13 @@ def _age(entry: Entry, now: float) -> float | None:
 
 
 def _waits(waiter: Waiter, now: float, write: Writing) -> WaitingInfo:
-    place = waiter.place
     waited = max(0.0, now - waiter.since)
     connects = waiter.own is not None
-    if not isinstance(place, Place):
+    if not isinstance(waiter, Place):
         return WaitingInfo(None, waited, None, None, connects)
-    where = write(place.line)
-    name = place.holder.name
-    return WaitingInfo(name, waited, place.label, where, connects)
+    where = write(waiter.line)
+    name = waiter.holder.name
+    return WaitingInfo(name, waited, waiter.label, where, connects)
 
 
 def _lines(

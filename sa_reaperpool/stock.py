@@ -18,18 +18,11 @@ from typing import Callable
 from . import adapter
 from . import dead_end
 from . import fork
-from . import liveness
 from . import process
 from . import upkeep
 from .adapter import Entry
-from .adapter import Handle
-from .callers import application_line
 from .caretaker import Caretaker
-from .checkout import UNSET
-from .checkout import Checkout
 from .checkout import Checkouts
-from .entries import OpeningPool
-from .entries import heard_lately
 from .errors import ConnectionReclaimed
 from .exhaustion import Exhaustion
 from .failover import Failover
@@ -43,9 +36,10 @@ from .queue import FairQueue
 from .reaper import Submit
 from .reaper import reaper
 from .stats import Tally
+from .taking import TakingPool
 
 
-class StockedPool(OpeningPool):
+class StockedPool(TakingPool):
     """A pool's connections and what becomes of them."""
 
     def _init_stock(self, settings: Settings) -> None:
@@ -155,152 +149,6 @@ class StockedPool(OpeningPool):
             reclaimed_at=time(),
             logging_name=self.given_name,
         )
-
-    # checkout
-
-    def check_out(self, timeout: float | None) -> Handle:
-        """Take a connection, under a lease.
-
-        :raises CheckoutTimeout: none came free within the time limit.
-
-        """
-        process.check()
-        checkouts = self._checkouts
-        checkout = Checkout(timeout, checkouts.current)
-        checkouts.current = checkout
-        try:
-            if self.may_lend():
-                entry = self._take_entry()
-                handle = self._lend_here(checkout, entry)
-                if entry.process != self.process:
-                    # a signal's handler has forked, and this is the child
-                    self.leave_to_parent(entry, handle)
-                    return self.check_out(timeout)
-                next(self.checkouts)
-                if self.timings is not None:
-                    self.timings.waited(monotonic() - checkout.began)
-                checkouts.current = checkout.outer
-                return handle
-            fairy = self.connect_as_sqlalchemy()
-            if adapter.is_inherited(fairy, self):
-                # a listener has forked, and this is the child
-                return self.check_out(timeout)
-            handle = adapter.attach(fairy, self)
-            if not checkout.turn or not checkout.turn % 64:
-                # nobody tells when a listener is removed
-                self.look_whether_usual()
-            self._lent(handle)
-            next(self.checkouts)
-            if self.timings is not None:
-                self.timings.waited(monotonic() - checkout.began)
-            checkouts.current = checkout.outer
-            return handle
-        except BaseException:
-            checkouts.current = checkout.outer
-            self._give_up_checkout(checkout)
-            raise
-
-    def _lend_here(self, checkout: Checkout, entry: Entry) -> Handle:
-        """What SQLAlchemy would do for us between this and the handle."""
-        entry.renew()
-        line = checkout.line or application_line(2)
-        return adapter.lend(entry, self, line)
-
-    def _lent(self, handle: Handle) -> None:
-        """A checkout is about to end with this."""
-
-    def _take_entry(self) -> Entry:
-        """SQLAlchemy asks for a record: one that is connected and alive."""
-        checkout = self._checkouts.current or Checkout(UNSET)
-        checkout.entry = entry = self.queue.get_nowait()
-        if entry is None:
-            self._refuse_if_shut()
-            self._prepare_to_wait()
-            left = self._time_left()
-            place = self._exhaustion.place(left)
-            checkout.line = place.line
-            try:
-                checkout.entry = entry = self.queue.get(left, place)
-            finally:
-                place.left()
-            if entry is None:
-                raise self._unserved(place)
-        while True:
-            checkout.turn = self.queue.turn(entry)
-            try:
-                if self._made_fit(entry):
-                    return entry
-            except BaseException as error:
-                self._drop(entry, error)
-                raise
-            # Its connect has to wait for its turn, beside others that are
-            # open and may come back before.
-            self._prepare_to_wait()
-            checkout.entry = entry = self.queue.exchange(
-                entry, self._time_left()
-            )
-            if entry is None:
-                raise self._unserved()
-
-    def _made_fit(self, entry: Entry) -> bool:
-        """See to it that an entry can be lent.
-
-        :return: False if it has to be connected, and that is not allowed
-         now, for max_connecting.
-
-        """
-        if self.is_fit(entry):
-            return True
-        if entry.connected and entry.outdated not in (None, "shutdown"):
-            # Who is to replace it has not closed it yet.  What was out at a
-            # dispose() is lent again, as by QueuePool.
-            self._close(entry, str(entry.outdated))
-        if entry.connected:
-            self._check_liveness(entry)
-            self._be_looked_after()
-        if self.to_be_replaced(entry) and not self.queue.begin(entry):
-            return False
-        if not entry.opened_at:
-            entry.get_connection()
-        return True
-
-    def _prepare_to_wait(self) -> None:
-        """See whether dead holders have what this thread would wait for."""
-        if self.creator is None:
-            # others are about to hear so, and will never return anything
-            raise self.no_creator()
-        now = monotonic()
-        if self.frequency is None:
-            self._care.reap(now)
-        elif self._care.something_is_due(now):
-            # Who closes for a frozen peer is not to be this thread, unless
-            # there is no other.
-            if not reaper.check(self):
-                self._care.reap(now)
-
-    # liveness
-
-    def _check_liveness(self, entry: Entry) -> None:
-        """See to it that a dead connection is replaced, not handed out."""
-        if self.settings.liveness != "passive" or not self.has_dialect:
-            return
-        if self._seems_alive(entry) or self.suspect(entry):
-            return
-        if self.ping(entry):
-            entry.traffic_at = monotonic()
-            return
-        self.logger.info("Connection is dead; opening another one")
-        self.suspected_at = monotonic()
-        self._close(entry, "dead")
-        for other in self.idle_entries():
-            if other.probe is not None and not self._seems_alive(other):
-                self.retire(other, "dead", unless=self.ping)
-
-    def _seems_alive(self, entry: Entry) -> bool:
-        if entry.probe is not None:
-            return entry.probe() is liveness.Look.QUIET
-        # no socket to look at: believe what was heard in the last second
-        return heard_lately(weakref.ref(entry))
 
     # return
 

@@ -6,50 +6,49 @@ import threading
 from time import monotonic
 from typing import Any
 from typing import Final
-from typing import Protocol
 
 # in the hands of a waiter that left with nothing
 GONE: Final = object()
 
 
-class Place(Protocol):
-    """What a thread says of itself when it stands in line."""
+class Waiter:
+    """A thread that waits, or has waited, for an entry.
 
-    counts: bool
+    Who says more of himself is another class, see place.py.
+
+    :param own: the one that it has, and waits for the turn to make.
+
+    :param since: the time.
+
+    """
+
+    __slots__ = ("entry", "own", "since", "_bell")
+
+    # others have an attribute for each of these
+
+    counts: bool = True
     """Is it one of those who wait?  Not if it leaves again at once."""
 
-    most: int | None
+    most: int | None = None
     """How many may wait; it turns away where as many do already."""
 
-    turned_away: bool
+    def __init__(self, own: Any = None, since: float | None = None) -> None:
+        self.own = own
+        self.entry: Any = None
+        self.since = monotonic() if since is None else since
+        # A plain lock wakes its waiter in half the time that a Condition
+        # takes; it is held from the start, and released once.
+        self._bell = threading.Lock()
+        self._bell.acquire()
 
-    def taken(self, waiter: Waiter) -> None:
+    def taken(self) -> None:
         """It stands in line, in which it was not served at once.
 
         Called with no lock held.  If this raises, it has left the line.
         """
 
-
-class Waiter:
-    """A thread that waits, or has waited, for an entry.
-
-    :param own: the one that it has, and waits for the turn to make.
-
-    :param place: who it is, and on what terms.
-
-    """
-
-    __slots__ = ("entry", "own", "place", "since", "_bell")
-
-    def __init__(self, own: Any = None, place: Place | None = None) -> None:
-        self.own = own
-        self.entry: Any = None
-        self.place = place
-        self.since = monotonic()
-        # A plain lock wakes its waiter in half the time that a Condition
-        # takes; it is held from the start, and released once.
-        self._bell = threading.Lock()
-        self._bell.acquire()
+    def turn_away(self) -> None:
+        """As many wait as may."""
 
     def wake(self) -> None:
         try:

@@ -13,9 +13,11 @@ from sa_reaperpool import entries
 from sa_reaperpool import exhaustion
 from sa_reaperpool import lease
 from sa_reaperpool import lifetime
-from sa_reaperpool import place
+from sa_reaperpool import line
 from sa_reaperpool import pool as pool_module
 from sa_reaperpool import stock
+from sa_reaperpool import taking
+from sa_reaperpool import waiter
 from sa_reaperpool.adapter import handles
 from sa_reaperpool.adapter import short
 
@@ -36,9 +38,11 @@ class Clock:
             exhaustion,
             lease,
             lifetime,
-            place,
+            line,
             pool_module,
             stock,
+            taking,
+            waiter,
         ):
             monkeypatch.setattr(module, "monotonic", self)
 

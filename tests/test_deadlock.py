@@ -21,6 +21,7 @@ from sa_reaperpool import PoolDeadlock
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import waiter
 from sa_reaperpool.liveness import Look
+from sa_reaperpool.place import Place
 
 
 @pytest.fixture
@@ -88,11 +89,11 @@ def test_a_handlers_own_checkout_hides_no_circle(driver, circle):
     threads = circle(pool)
     [waiter, *_] = pool.queue.line()
     # what it does, as if in that thread
-    inner = pool._exhaustion.place(1.0)
-    inner.holder = waiter.place.holder
+    inner = Place(pool._exhaustion, monotonic(), True, None)
+    inner.holder = waiter.holder
     inner._before = inner.holder.place
     inner.holder.place = inner
-    inner.left()
+    inner.leave()
     with pytest.raises(PoolDeadlock):
         threads.last.take()
 
@@ -261,11 +262,13 @@ def pool(driver, request):
 
 
 def test_one_who_does_not_wait(pool, circle, told, monkeypatch):
-    Clock(monkeypatch)
+    clock = Clock(monkeypatch)
     threads = circle(pool)
     outsider = Actor(pool)
+    deed = outsider.wait(timeout=0.02)
+    clock.now += 0.02
     with pytest.raises(CheckoutTimeout) as caught:
-        outsider.take(timeout=0.02)
+        deed.result()
     assert caught.value.reason == "small"
     outsider.leave()
     assert told() == []

@@ -294,9 +294,9 @@ def test_one_that_comes_free_just_now_is_taken(driver, monkeypatch):
     handle = pool.connect()
     prepare = pool._prepare_to_wait
 
-    def give_back_meanwhile():
+    def give_back_meanwhile(now):
         handle.close()
-        prepare()
+        prepare(now)
 
     monkeypatch.setattr(pool, "_prepare_to_wait", give_back_meanwhile)
     pool.connect().close()

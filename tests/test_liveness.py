@@ -18,6 +18,7 @@ from sa_reaperpool import ReaperPool
 from sa_reaperpool import entries
 from sa_reaperpool import liveness
 from sa_reaperpool import stock
+from sa_reaperpool import taking
 from sa_reaperpool.adapter import handles
 from sa_reaperpool.adapter import short
 from sa_reaperpool.liveness import Look
@@ -349,7 +350,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     given = Clock()
-    for module in (handles, short, entries, stock):
+    for module in (handles, short, entries, stock, taking):
         monkeypatch.setattr(module, "monotonic", given)
     return given
 

@@ -20,6 +20,7 @@ from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import entries
 from sa_reaperpool import stock
+from sa_reaperpool import taking
 from sa_reaperpool.adapter import handles
 from sa_reaperpool.adapter import short
 
@@ -202,7 +203,7 @@ def test_a_slot_that_comes_free_wakes_a_waiter(driver, way):
 
 def test_too_old_at_its_return(driver, monkeypatch):
     now = [1000.0]
-    for module in (handles, short, entries, stock):
+    for module in (handles, short, entries, stock, taking):
         monkeypatch.setattr(module, "monotonic", lambda: now[0])
     pool = a_pool(driver, max_age=100, jitter=0)
     handle = pool.connect()

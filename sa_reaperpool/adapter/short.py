@@ -77,7 +77,7 @@ class ShortWay(PoolVerbs):
         :raises JoinRefused: this thread has one that cannot be joined.
 
         """
-        # Where all is as usual, this is what StockedPool.check_out() and
+        # Where all is as usual, this is what TakingPool.check_out() and
         # SQLAlchemy do between them: an idle connection is fit, nobody waits
         # (or newcomers are let in) and nobody listens.  It is one function,
         # as each call would be a fiftieth of it.  Whatever is not usual goes
