@@ -53,7 +53,9 @@ class Circles:
         What nearly always is so, and is found out without a look at each of
         those who wait.
         """
-        for lease in self._pool._leases.copy().values():
+        pool = self._pool_ref()
+        assert pool is not None, "whoever calls has the pool"
+        for lease in pool._leases.copy().values():
             last = lease.last_holder
             # one from before a dispose() frees no slot
             if last.place is None and lease.entry.slot.counted and last.alive:

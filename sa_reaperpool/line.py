@@ -226,37 +226,26 @@ class Line(Slots[E]):
         while line:
             waiter = line[0]
             if waiter.entry is None:
-                if waiter.own is None and not (
-                    self.queue or self._may_serve()
-                ):
-                    return
-                waiter.entry = self._find(waiter)
-                if waiter.entry is None and self.closed:
-                    waiter.entry = GONE
+                if waiter.own is not None:
+                    if self._begin(waiter.own):
+                        waiter.entry = waiter.own
+                elif self.queue or self._may_serve():
+                    waiter.entry = self._next()
                 if waiter.entry is None:
-                    return
+                    if not self.closed:
+                        return
+                    waiter.entry = GONE
                 self._waited_for(waiter)
             # In this order: if these lines are torn apart, a waiter that
             # was served stays in line, and is passed over the next time.
             waiter.wake()
             line.popleft()
 
-    def _find(self, waiter: Waiter) -> E | None:
-        if waiter.own is None:
-            return self._next()
-        return waiter.own if self._begin(waiter.own) else None
-
     def _unless_awaited(self) -> E | None:
         return None if self._waiters else self._next()
 
-    def _something_is_free(self) -> bool:
-        """Might somebody who has just lined up be served?"""
-        return bool(
-            self.queue or self._inbox or self._errands or self._may_serve()
-        )
-
     def _may_serve(self) -> bool:
-        """Is there room, or have all to leave, where nothing is idle?"""
+        """Is there room for one more, or have all who wait to leave?"""
         # read once: it may be looked at without the lock
         limit = self.limit
         return limit is None or len(self._live) < limit or self.closed

@@ -77,7 +77,7 @@ class Place(Waiter):
         """Was it taken out of the line, to break a circle?"""
 
         self.label = labels.current()
-        self.line = application_line(2) if patient else None
+        self.line = application_line(4) if patient else None
         """The application's line that asks."""
 
     def taken(self) -> None:

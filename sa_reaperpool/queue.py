@@ -88,7 +88,9 @@ class FairQueue(Newcomers[E]):
         Nobody who waits is overtaken: while someone waits, it is None.
         """
         # a look without the lock, since it is mostly in vain
-        if self._waiters or not self._something_is_free():
+        if self._waiters or not (
+            self.queue or self._inbox or self._errands or self._may_serve()
+        ):
             return None
         entry = None
         try:
@@ -179,7 +181,13 @@ class FairQueue(Newcomers[E]):
             # In this order: who gives something back without the lock looks
             # for waiters after it.
             line_up(waiter)
-            if waiter.own is not None or self._something_is_free():
+            if (
+                waiter.own is not None
+                or self.queue
+                or self._inbox
+                or self._errands
+                or self._may_serve()
+            ):
                 self.settle()
             if waiter.entry is None:
                 waiter.taken()
