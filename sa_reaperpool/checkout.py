@@ -113,11 +113,13 @@ class Checkouts(threading.local, Own):
         :param now: the time.
 
         """
-        limit = self.limit(default)
         current = self.current
-        if limit is None or current is None:
-            return limit
-        return limit - (now - current.began)
+        if current is None:
+            return self.limit(default)
+        limit = current.timeout
+        if limit is UNSET:
+            limit = default if self.block is UNSET else self.block
+        return None if limit is None else limit - (now - current.began)
 
     def outer_ones(self) -> int:
         """How many checkouts, in which it is made, have a connection."""

@@ -55,12 +55,13 @@ class Circles:
         """
         pool = self._pool_ref()
         assert pool is not None, "whoever calls has the pool"
-        for lease in pool._leases.copy().values():
-            last = lease.last_holder
-            # one from before a dispose() frees no slot
-            if last.place is None and lease.entry.slot.counted and last.alive:
-                return True
-        return False
+        leases = pool._leases
+        try:
+            # mostly the first one does, so that a copy would be in vain
+            return any(map(_is_free, leases.values()))
+        except RuntimeError:
+            # one has come or gone meanwhile
+            return any(map(_is_free, leases.copy().values()))
 
     def suspicious(self) -> bool:
         """Is a look worth while?  Nothing is asked for that."""
@@ -208,6 +209,15 @@ class Circles:
                 circle.over = now
         over = now if circle.over is None else circle.over
         return over - circle.since >= (now - place.since) / 2
+
+
+def _is_free(lease: Lease) -> bool:
+    """Has it a holder that lives and stands in no line?"""
+    last = lease.last_holder
+    # one from before a dispose() frees no slot
+    return (
+        last.place is None and lease.entry.slot.counted and last.alive
+    )
 
 
 def reads(lease: Lease) -> bool:

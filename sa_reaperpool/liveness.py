@@ -8,6 +8,8 @@ quiet is pinged for certainty by the caller.
 
 A peer that vanished without closing (a half-open connection) looks alive
 here.  TCP keepalives find those, or ``liveness="ping"``.
+
+A checkout looks by peek.py, which keeps the interpreter meanwhile.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import gc
 import select
 from typing import Any
 from typing import Callable
+
+from . import peek
 
 
 class Look(enum.Enum):
@@ -34,13 +38,13 @@ class Probe:
 
     """
 
-    __slots__ = ("_connection", "_number_of", "_number", "_poll")
+    __slots__ = ("_connection", "_number_of", "_number", "_peek")
 
     def __init__(self, connection: Any, number_of: Callable[[], int]):
         self._connection = connection
         self._number_of = number_of
         self._number = -1
-        self._poll: Any = None
+        self._peek: Callable[[], object] = list
 
     def __call__(self) -> Look:
         """What there is to be seen, for any thread."""
@@ -64,9 +68,9 @@ class Probe:
                 return False
             number = self._number_of()
             if number != self._number:
-                self._poll = _poll_of(number)
+                self._peek = peek.at(number)
                 self._number = number
-            return not self._poll.poll(0)
+            return not self._peek()
         except Exception:
             return False
 
@@ -106,40 +110,14 @@ def descriptor(driver_connection: Any) -> Callable[[], int] | None:
     return number_of  # type: ignore[no-any-return]
 
 
-# Linux tells by POLLRDHUP that the peer closed while data is unread
-_GONE = (
-    getattr(select, "POLLHUP", 0)
-    | getattr(select, "POLLERR", 0)
-    | getattr(select, "POLLNVAL", 0)
-    | getattr(select, "POLLRDHUP", 0)
-)
-
-
-class _Selecting:
-    """In place of a poll object, where the system has none."""
-
-    def __init__(self, number: int):
-        self._number = number
-
-    def poll(self, timeout: int) -> list[tuple[int, int]]:
-        readable, _, _ = select.select([self._number], [], [], timeout)
-        return [(self._number, 0)] if readable else []
-
-
-def _poll_of(number: int) -> Any:
-    # one of one's own: a poll object serves one thread at a time
-    if not hasattr(select, "poll"):
-        return _Selecting(number)
-    poll = select.poll()
-    poll.register(number, select.POLLIN | _GONE)
-    return poll
-
-
 def _look(number: int) -> Look:
-    events = _poll_of(number).poll(0)
+    if not hasattr(select, "poll"):
+        readable, _, _ = select.select([number], [], [], 0)
+        return Look.READABLE if readable else Look.QUIET
+    events = peek.poll_of(number).poll(0)
     if not events:
         return Look.QUIET
-    return Look.CLOSED if events[0][1] & _GONE else Look.READABLE
+    return Look.CLOSED if events[0][1] & peek.GONE else Look.READABLE
 
 
 def running(driver_connection: Any) -> bool:

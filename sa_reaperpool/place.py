@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from time import monotonic
 from typing import TYPE_CHECKING
+from typing import Callable
 from typing import Sequence
 
 from . import holder
@@ -14,6 +16,10 @@ from .waiter import Waiter
 
 if TYPE_CHECKING:
     from .exhaustion import Exhaustion
+
+
+LONG = 0.5
+"""Seconds after which who waits looks at what others were to look at."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -28,7 +34,6 @@ class Circle:
     since: float
     over: float | None = None
     """When one of them gave up."""
-
 
 
 class Place(Waiter):
@@ -51,6 +56,7 @@ class Place(Waiter):
         "turned_away",
         "circle",
         "refused",
+        "look",
         "label",
         "line",
         "_of",
@@ -76,6 +82,9 @@ class Place(Waiter):
         self.refused = False
         """Was it taken out of the line, to break a circle?"""
 
+        self.look: Callable[[float], object] | None = None
+        """What is still to be done, if this waits for long."""
+
         self.label = labels.current()
         self.line = application_line(4) if patient else None
         """The application's line that asks."""
@@ -86,6 +95,16 @@ class Place(Waiter):
             # least one sees the other
             self.holder.place = self
             self._of.look_for_deadlock(self)
+
+    def sleep(self, seconds: float | None) -> None:
+        look = self.look
+        if look is None:
+            Waiter.sleep(self, seconds)
+            return
+        self.look = None
+        Waiter.sleep(self, LONG if seconds is None else min(LONG, seconds))
+        if self.entry is None:
+            look(monotonic())
 
     def turn_away(self) -> None:
         self.turned_away = True

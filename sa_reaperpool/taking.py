@@ -25,8 +25,15 @@ from .place import Place
 from .reaper import reaper
 
 
+_JUST_NOW = 0.005
+"""Seconds for which a look at what dead holders have is not done again,
+while others wait."""
+
+
 class TakingPool(OpeningPool):
     """A pool from which connections are taken."""
+
+    _looked_at: float = 0.0
 
     def check_out(self, timeout: float | None) -> Handle:
         """Take a connection, under a lease.
@@ -102,7 +109,7 @@ class TakingPool(OpeningPool):
             if queue.closed:
                 raise self._shut_down()
             now = monotonic()
-            self._prepare_to_wait(now)
+            looked = self._prepare_to_wait(now)
             left = self._checkouts.left(self.time_limit, now)
             place = Place(
                 self._exhaustion,
@@ -110,6 +117,8 @@ class TakingPool(OpeningPool):
                 left is None or left > 0,
                 self.settings.max_waiting,
             )
+            if not looked:
+                place.look = self._look_for_dead
             checkout.line = place.line
             try:
                 checkout.entry = entry = queue.get(left, place)
@@ -162,14 +171,26 @@ class TakingPool(OpeningPool):
             entry.get_connection()
         return True
 
-    def _prepare_to_wait(self, now: float) -> None:
-        """See whether dead holders have what this thread would wait for."""
+    def _prepare_to_wait(self, now: float) -> bool:
+        """See whether dead holders have what this thread would wait for.
+
+        :return: False if somebody else who waits has done so just now.
+
+        """
         if self.creator is None:
             # others are about to hear so, and will never return anything
             raise self.no_creator()
         if self.settings.reaping_frequency is None:
             self._care.reap(now)
-        elif self._care.something_is_due(now):
+        elif now - self._looked_at < _JUST_NOW and self.queue.waiting():
+            return False
+        else:
+            self._look_for_dead(now)
+        return True
+
+    def _look_for_dead(self, now: float) -> None:
+        self._looked_at = now
+        if self._care.something_is_due(now):
             # Who closes for a frozen peer is not to be this thread, unless
             # there is no other.
             if not reaper.check(self):

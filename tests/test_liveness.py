@@ -6,6 +6,8 @@ import select
 import socket
 import sqlite3
 import struct
+import sys
+import threading
 
 import pytest
 from sqlalchemy import create_engine
@@ -17,6 +19,7 @@ from stub import StubDialect
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import entries
 from sa_reaperpool import liveness
+from sa_reaperpool import peek
 from sa_reaperpool import stock
 from sa_reaperpool import taking
 from sa_reaperpool.adapter import handles
@@ -47,8 +50,10 @@ class WithSock:
         self._sock = sock
 
 
-@pytest.fixture(params=["poll", "select"])
+@pytest.fixture(params=["the system's poll", "poll", "select"])
 def way(request, monkeypatch):
+    if request.param != "the system's poll":
+        monkeypatch.setattr(peek, "_poll", None)
     if request.param == "select":
         monkeypatch.delattr(select, "poll")
 
@@ -405,6 +410,39 @@ def test_sqlite_engine_is_pinged_when_long_unused(
             connection.execute(text("SELECT 1"))
         assert len(pings) == expected
     engine.dispose()
+
+
+@pytest.mark.skipif(
+    peek._poll is None, reason="this system's poll() is not to be had"
+)
+def test_who_checks_out_keeps_the_interpreter():
+    """Who lets go of it, for a look, has it back after all who want it."""
+    ours, theirs = socket.socketpair()
+    interval = sys.getswitchinterval()
+    gate, passed = threading.Lock(), []
+
+    def wait_to_run():
+        with gate:
+            passed.append(True)
+
+    with ours, theirs:
+        look = probe(WithFileno(ours))
+        # as a connection's first look does
+        assert look.quiet()
+        waiting = threading.Thread(target=wait_to_run)
+        try:
+            # nobody is made to let go of it from here on
+            sys.setswitchinterval(1000)
+            with gate:
+                # which goes on until it waits
+                waiting.start()
+            for _ in range(20_000):
+                assert look.quiet()
+            kept = not passed
+        finally:
+            sys.setswitchinterval(interval)
+            waiting.join()
+    assert kept
 
 
 def test_look_is_one_system_call(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 
 import pytest
 from sqlalchemy import event
@@ -19,6 +20,7 @@ from stub import until
 from sa_reaperpool import CheckoutTimeout
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import entries
+from sa_reaperpool import place
 from sa_reaperpool import stock
 from sa_reaperpool import taking
 from sa_reaperpool.adapter import handles
@@ -66,9 +68,9 @@ def test_waiters_are_served_in_the_order_they_came(driver):
     handle = pool.connect()
     tasks = waiting(pool, 4)
     handle.close()
-    for place, task in enumerate(tasks):
+    for served, task in enumerate(tasks):
         handle = task.result()
-        assert all(later.is_alive() for later in tasks[place + 1 :])
+        assert all(later.is_alive() for later in tasks[served + 1 :])
         handle.close()
     assert driver.connects == 1
 
@@ -240,6 +242,30 @@ def test_a_checkout_reaps_before_it_waits(driver):
     pool.connect().close()
     assert dict(pool.stats().closed) == {"reaped": 1}
     assert not kept.is_valid
+
+
+def test_who_does_not_look_before_it_waits_looks_later(driver, monkeypatch):
+    """That is, where another one who waits has just looked."""
+    monkeypatch.setattr(taking, "_JUST_NOW", 3600.0)
+    pool = a_pool(driver, reaping_frequency=3600)
+    handle = pool.connect()
+    looks = []
+    look = pool._look_for_dead
+    monkeypatch.setattr(
+        pool,
+        "_look_for_dead",
+        lambda now: looks.append(threading.current_thread()) or look(now),
+    )
+    [first] = waiting(pool)
+    # a finaliser that is interrupted in its first line
+    with monkeypatch.context() as patch:
+        patch.setattr(pool, "_handle_collected", lambda ref: None)
+        del handle
+        gc.collect()
+    monkeypatch.setattr(place, "LONG", 0.01)
+    second = Task(pool.connect)
+    all_served(first, second)
+    assert looks == [first, second]
 
 
 def test_in_the_background_who_waits_already_is_served(driver):

@@ -1,0 +1,78 @@
+"""A look at a socket in the midst of a checkout.
+
+The functions of Python's modules let go of the interpreter for each system
+call, as one may wait; and a thread that has let go of it, where others want
+it as well, has it back only after these.  That was most of what a checkout
+cost in a process whose threads are busy, and more than the ping it spares.
+A poll() with no time to wait returns at once, so it is called here by way of
+ctypes, which can keep the interpreter; where there is no such function, by
+the module ``select``.
+"""
+
+from __future__ import annotations
+
+import select
+from functools import partial
+from typing import Any
+from typing import Callable
+
+try:
+    import ctypes
+except ImportError:
+    ctypes = None  # type: ignore[assignment]
+
+# Linux tells by POLLRDHUP that the peer closed while data is unread
+GONE: int = (
+    getattr(select, "POLLHUP", 0)
+    | getattr(select, "POLLERR", 0)
+    | getattr(select, "POLLNVAL", 0)
+    | getattr(select, "POLLRDHUP", 0)
+)
+
+
+def _system_poll() -> Any:
+    """The C library's poll(), called with the interpreter kept; or None."""
+    try:
+        # what the process itself has loaded; Windows tells of no such thing
+        return ctypes.PyDLL(None).poll if hasattr(select, "poll") else None
+    except (AttributeError, OSError, TypeError):
+        return None
+
+
+_poll = _system_poll()
+
+if _poll is not None:
+
+    class _Asked(ctypes.Structure):
+        """struct pollfd"""
+
+        _fields_ = [
+            ("fd", ctypes.c_int),
+            ("events", ctypes.c_short),
+            ("revents", ctypes.c_short),
+        ]
+
+    _ONE, _AT_ONCE = ctypes.c_ulong(1), ctypes.c_int(0)
+
+
+def at(number: int) -> Callable[[], object]:
+    """What looks at a descriptor; for one thread at a time.
+
+    :return: a function that returns something true if there is something
+     to be seen, or if it cannot look.
+
+    """
+    if _poll is not None:
+        asked = _Asked(number, select.POLLIN | GONE)
+        return partial(_poll, ctypes.byref(asked), _ONE, _AT_ONCE)
+    if hasattr(select, "poll"):
+        return partial(poll_of(number).poll, 0)
+    # true as soon as there is one in the first of the three lists
+    return lambda: select.select([number], [], [], 0)[0]
+
+
+def poll_of(number: int) -> Any:
+    """A poll object, which serves one thread at a time."""
+    poll = select.poll()
+    poll.register(number, select.POLLIN | GONE)
+    return poll
