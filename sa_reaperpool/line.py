@@ -31,6 +31,7 @@ from typing import Callable
 from .history import Waits
 from .slots import E
 from .slots import Slots
+from .slots import _EntryRef
 from .waiter import GONE
 from .waiter import Waiter
 
@@ -240,6 +241,45 @@ class Line(Slots[E]):
             # was served stays in line, and is passed over the next time.
             waiter.wake()
             line.popleft()
+
+    def _hand_on(self) -> bool:
+        """Give what is idle to who waits longest.
+
+        As :meth:`._match` does; here at once, where that is all there is to
+        do, as it is thousands of times a second.
+
+        :return: False if there is more to do, or something else.
+
+        """
+        if (
+            not self._waiters
+            or self._makers
+            or self._inbox
+            or self._errands
+            or self._excess
+            or self._shedding
+            or self.max_making is not None
+        ):
+            return False
+        waiter = self._waiters[0]
+        place = -1 if self.use_lifo else 0
+        try:
+            entry = self.queue[place]
+            slot: _EntryRef[E] = entry.slot  # type: ignore[attr-defined]
+            if waiter.entry is not None or slot.hollow or not slot.counted:
+                return False
+            # As in _next(): one line, so that nothing is ever between the
+            # two, and unless a handler was faster.
+            if self.queue[place] is entry: del self.queue[place]; waiter.entry = entry  # fmt: skip  # noqa: E501
+        except IndexError:
+            return False
+        if waiter.entry is None:
+            return False
+        self._waited_for(waiter)
+        # in the order of _serve()
+        waiter.wake()
+        self._waiters.popleft()
+        return not self.queue
 
     def _unless_awaited(self) -> E | None:
         return None if self._waiters else self._next()

@@ -317,7 +317,9 @@ class FairQueue(Newcomers[E]):
         elif held > BRIEF and self._waiters:
             self._keep_out(now, held)
         somebody_waits = self._waiters or self._makers
-        self.settle()
+        with self._lock: all_done = self._hand_on()  # fmt: skip
+        if not all_done or self._inbox or self._errands:
+            self.settle()
         if somebody_waits:
             self._let_run()
 

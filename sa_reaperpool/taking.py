@@ -24,7 +24,6 @@ from .entries import heard_lately
 from .place import Place
 from .reaper import reaper
 
-
 _JUST_NOW = 0.005
 """Seconds for which a look at what dead holders have is not done again,
 while others wait."""
