@@ -38,9 +38,12 @@ _CLOSERS = frozenset(
     )
 )
 
-INNER: dict[str, bool | str] = {}
-"""By the name of a file: does its code call for somebody else?  "maybe" if
-there is more than one of that name; :func:`.application_line` adds names."""
+INSIDE: set[str] = set()
+"""Names of files whose code calls for somebody else."""
+
+OUTSIDE: set[str] = set()
+"""Names of files whose code calls for itself.  Of neither is what may be
+either; :func:`.passes_on` adds names to both."""
 
 Line = tuple[CodeType, int]
 """A line, by its place in the code: to tell its number takes as long as a
@@ -112,20 +115,36 @@ def application_line(depth: int = 1) -> Line | None:
     :param depth: so many calls up is the first that may be it.
 
     """
-    frame: FrameType | None = sys._getframe(depth)
-    while frame is not None:
-        code = frame.f_code
-        try:
-            inner = INNER[code.co_filename]
-        except KeyError:
-            inner = INNER[code.co_filename] = _inner(code.co_filename)
-        if not (inner and (inner is True or is_generated(frame))):
-            return code, frame.f_lasti
-        frame = frame.f_back
-    return None
+    frame: Any = sys._getframe(depth)
+    try:
+        # some ten frames of an ORM session's, so it is to be short
+        while True:
+            while frame.f_code.co_filename in INSIDE:
+                frame = frame.f_back
+            if frame.f_code.co_filename in OUTSIDE or not passes_on(frame):
+                return frame.f_code, frame.f_lasti
+            frame = frame.f_back
+    except AttributeError:
+        # there is none below the last frame
+        return None
 
 
-def is_generated(frame: FrameType) -> bool:
+def passes_on(frame: FrameType) -> bool:
+    """Does its code call for somebody else?  Where no name tells so far."""
+    name = frame.f_code.co_filename
+    if name == "<string>":
+        return _is_generated(frame)
+    # contextlib stands between `with engine.begin()` and its user
+    inside = (
+        name.startswith((_SQLALCHEMY, "<sqlalchemy"))
+        or name == contextlib.__file__
+        or (name.startswith(_HERE) and name not in _APPLICATIONS)
+    )
+    (INSIDE if inside else OUTSIDE).add(name)
+    return inside
+
+
+def _is_generated(frame: FrameType) -> bool:
     """Did SQLAlchemy 2.0 make this function from a string?"""
     # either without a module, or with that of the function it wraps
     module = frame.f_globals.get("__name__", "sqlalchemy")
@@ -148,7 +167,7 @@ def about_to_close() -> bool:
                 frame.f_locals["self"].bind, Engine
             )
         if not (
-            code.co_filename.startswith(_SQLALCHEMY) or is_generated(frame)
+            code.co_filename.startswith(_SQLALCHEMY) or _is_generated(frame)
         ):
             return False
         frame = frame.f_back
@@ -189,15 +208,3 @@ def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:
     while trace is not None and trace.tb_frame not in running:
         trace = trace.tb_next
     return trace is not None
-
-
-def _inner(filename: str) -> bool | str:
-    if filename == "<string>":
-        return "maybe"
-    if filename.startswith(_HERE):
-        return filename not in _APPLICATIONS
-    # contextlib stands between `with engine.begin()` and its user
-    return (
-        filename.startswith((_SQLALCHEMY, "<sqlalchemy"))
-        or filename == contextlib.__file__
-    )

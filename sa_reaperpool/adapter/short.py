@@ -7,16 +7,15 @@ import sys
 import time
 from logging import DEBUG
 from time import monotonic
-from types import CodeType
-from types import FrameType
 from typing import Any
 
 from sqlalchemy.pool.base import _ConnectionRecord
 
 from .. import fork
 from .. import process
-from ..callers import INNER
-from ..callers import is_generated
+from ..callers import INSIDE
+from ..callers import OUTSIDE
+from ..callers import passes_on
 from ..checkout import UNSET
 from ..holder import here as _here
 from ..labels import current as current_label
@@ -96,20 +95,19 @@ class ShortWay(PoolVerbs):
                 # a KeyError where the level has not been asked for
                 or self._logs_at[DEBUG]
             ):
-                # before there is something to lose: what is met here for
-                # the first time is an error, and goes the long way
+                # Before there is something to lose: what is missing here is
+                # an error, and goes the long way.
                 holder = _here.holder
-                place: CodeType | None = None
-                instruction = 0
-                frame: FrameType | None = sys._getframe(1)
-                while frame is not None:
-                    code = frame.f_code
-                    inner = INNER[code.co_filename]
-                    if inner and (inner is True or is_generated(frame)):
+                # as application_line()
+                frame: Any = sys._getframe(1)
+                while True:
+                    while frame.f_code.co_filename in INSIDE:
                         frame = frame.f_back
-                    else:
-                        place, instruction = code, frame.f_lasti
+                    place = frame.f_code
+                    if place.co_filename in OUTSIDE or not passes_on(frame):
+                        instruction = frame.f_lasti
                         break
+                    frame = frame.f_back
                 entry = idle.pop() if queue.use_lifo else idle.popleft()
                 connection = entry.dbapi_connection
                 slot = entry.slot
