@@ -7,18 +7,22 @@
 
 QueuePool and ReaperPool take turns, so that whatever else the machine does
 meets both; throughput is given as the median of the pairs' ratios.  How late
-the machine was meanwhile is told beside the longest waits (machine.py).
+the machine was meanwhile is told beside the longest waits (machine.py); with
+``--late`` only rounds count in which it was no later than that, which is a
+sleeping process's word and not a pool's.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from array import array
 from collections.abc import Sequence
 from typing import Any
 from typing import Callable
+from typing import Iterator
 from typing import NamedTuple
 
 from sqlalchemy import create_engine
@@ -32,6 +36,8 @@ from .machine import Machine
 
 
 class Result(NamedTuple):
+    """A round of a pool."""
+
     per_second: float
     evenness: float
     """The least served thread's checkouts by the most served one's."""
@@ -45,6 +51,10 @@ class Result(NamedTuple):
     """By how many seconds the machine was late meanwhile, at most."""
     stolen: float | None
     """The part of its time that its host gave to others."""
+
+    def within(self, late: float | None) -> bool:
+        """Was the machine late by so many seconds at most?"""
+        return late is None or (self.late is not None and self.late <= late)
 
 
 class StubConnection:
@@ -95,25 +105,35 @@ def warm(pool: Any, size: int) -> None:
         connection.close()
 
 
+class Pair(NamedTuple):
+    """A round of each."""
+
+    stock: Result
+    ours: Result
+
+    @property
+    def ratio(self) -> float:
+        return self.ours.per_second / self.stock.per_second
+
+
 def compare(
     make: Callable[[type[QueuePool]], Any], arguments: argparse.Namespace
-) -> tuple[list[Result], list[Result]]:
-    results: tuple[list[Result], list[Result]] = ([], [])
-    for number in range(arguments.rounds):
-        order = [(QueuePool, results[0]), (ReaperPool, results[1])]
-        for poolclass, into in order[:: -1 if number % 2 else 1]:
+) -> Iterator[Pair]:
+    """Pairs of rounds, for as long as they are asked for."""
+    for number in itertools.count():
+        results = {}
+        pools: list[type[QueuePool]] = [QueuePool, ReaperPool]
+        for poolclass in pools[:: -1 if number % 2 else 1]:
             pool = make(poolclass)
             warm(pool, arguments.size)
-            into.append(
-                measure(
-                    pool,
-                    arguments.threads,
-                    arguments.hold / 1000,
-                    arguments.seconds,
-                )
+            results[poolclass] = measure(
+                pool,
+                arguments.threads,
+                arguments.hold / 1000,
+                arguments.seconds,
             )
             pool.dispose()
-    return results
+        yield Pair(results[QueuePool], results[ReaperPool])
 
 
 def main() -> None:
@@ -127,19 +147,68 @@ def main() -> None:
         "--hold", type=float, default=1.0, help="milliseconds"
     )
     parser.add_argument("--seconds", type=float, default=3.0, help="a round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="that count")
+    parser.add_argument(
+        "--late",
+        type=float,
+        help="milliseconds that the machine may be late in a round that "
+        "counts; without it all do",
+    )
+    parser.add_argument(
+        "--most", type=int, default=100, help="rounds, counting or not"
+    )
     arguments = parser.parse_args()
 
-    stock, ours = compare(
+    late = None if arguments.late is None else arguments.late / 1000
+    pairs = []
+    for pair in compare(
         lambda poolclass: pool_on(arguments.url, poolclass, arguments.size),
         arguments,
-    )
+    ):
+        pairs.append(pair)
+        counting = [each for each in pairs if each.ours.within(late)]
+        if len(counting) >= arguments.rounds or len(pairs) >= arguments.most:
+            break
     ideal = arguments.threads / arguments.size * arguments.hold
     print(
         f"{arguments.threads} threads on {arguments.size} connections, "
-        f"{arguments.hold:g} ms hold, {arguments.rounds} rounds of "
-        f"{arguments.seconds:g} s each"
+        f"{arguments.hold:g} ms hold, rounds of {arguments.seconds:g} s, "
+        f"of which {len(counting)} of {len(pairs)} count"
     )
+    if counting:
+        _print_waits(counting, ideal)
+    both = [pair for pair in counting if pair.stock.within(late)]
+    if both:
+        ratios = [pair.ratio for pair in both]
+        print(
+            f"throughput: {statistics.median(ratios):.3f} of QueuePool's "
+            f"(from {min(ratios):.3f} to {max(ratios):.3f}, {len(both)} "
+            "rounds of each)"
+        )
+    for number, pair in enumerate(pairs, 1):
+        print(
+            f"  round {number}: {pair.ours.longest * 1000:.1f} ms, the "
+            f"machine {_late(pair.ours)}; throughput {pair.ratio:.3f}, "
+            f"QueuePool's with the machine {_late(pair.stock)}"
+        )
+
+
+def _late(result: Result) -> str:
+    late = "" if result.late is None else f"{result.late * 1000:.1f} ms late"
+    stolen = (
+        "" if result.stolen is None else f"{result.stolen * 100:.1f} % stolen"
+    )
+    return ", ".join(filter(None, (late, stolen))) or "unwatched"
+
+
+def _print_waits(pairs: Sequence[Pair], ideal: float) -> None:
+    """Of what counts.
+
+    :param ideal: milliseconds that each waits if all are served in turn.
+
+    """
+    stock = [pair.stock for pair in pairs]
+    ours = [pair.ours for pair in pairs]
     print(
         f"{'':12}{'checkouts/s':>12}{'least/most':>12}{'longest wait':>16}"
     )
@@ -151,11 +220,6 @@ def main() -> None:
             f"{statistics.median(r.evenness for r in results):12.3f}"
             f"{statistics.median(longest):13.1f} ms"
         )
-    ratios = [b.per_second / a.per_second for a, b in zip(stock, ours)]
-    print(
-        f"throughput: {statistics.median(ratios):.3f} of QueuePool's "
-        f"(from {min(ratios):.3f} to {max(ratios):.3f})"
-    )
     if ideal:
         waits = [result.longest * 1000 / ideal for result in ours]
         print(
@@ -163,16 +227,6 @@ def main() -> None:
             f"times threads/connections x hold (from {min(waits):.1f} to "
             f"{max(waits):.1f})"
         )
-    for number, result in enumerate(ours, 1):
-        print(
-            f"  round {number}: {result.longest * 1000:.1f} ms, the machine "
-            f"{_or_unknown(result.late, 1000, ' ms')} late at most, "
-            f"{_or_unknown(result.stolen, 100, ' %')} of it stolen"
-        )
-
-
-def _or_unknown(value: float | None, times: float, unit: str) -> str:
-    return "unknown" if value is None else f"{value * times:.1f}{unit}"
 
 
 if __name__ == "__main__":

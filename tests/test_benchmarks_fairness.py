@@ -56,9 +56,26 @@ def test_what_it_says():
     for pool in ("QueuePool", "ReaperPool"):
         assert re.search(f"^{pool}{figures}", done.stdout, re.M)
     rounds = re.findall(
-        r"^  round (\d): [\d.]+ ms, the machine [\d.]+ ms late at most, "
-        r"[\d.]+ % of it stolen$",
+        r"^  round (\d): [\d.]+ ms, the machine [\d.]+ ms late, "
+        r"[\d.]+ % stolen; throughput [\d.]+, QueuePool's with the machine "
+        r"[\d.]+ ms late, [\d.]+ % stolen$",
         done.stdout,
         re.M,
     )
     assert rounds == ["1", "2"]
+
+
+@on_linux
+def test_rounds_in_which_the_machine_was_too_late():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.fairness", "--late", "0"]
+        + "--threads 4 --size 2 --seconds 0.1 --rounds 1 --most 2".split(),
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=True,
+    )
+    assert "of which 0 of 2 count\n" in done.stdout
+    assert done.stdout.count("  round ") == 2
+    assert "checkouts/s" not in done.stdout
+    assert "throughput:" not in done.stdout
