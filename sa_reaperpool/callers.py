@@ -38,12 +38,12 @@ _CLOSERS = frozenset(
     )
 )
 
-INSIDE: set[str] = set()
-"""Names of files whose code calls for somebody else."""
+INNER: dict[str, bool] = {}
+"""By the name of a file: does its code call for somebody else?  Of a string
+that is not known; :func:`.application_line` adds names."""
 
-OUTSIDE: set[str] = set()
-"""Names of files whose code calls for itself.  Of neither is what may be
-either; :func:`.passes_on` adds names to both."""
+STRING = "<string>"
+"""The name of every file that is none."""
 
 Line = tuple[CodeType, int]
 """A line, by its place in the code: to tell its number takes as long as a
@@ -116,35 +116,25 @@ def application_line(depth: int = 1) -> Line | None:
 
     """
     frame: Any = sys._getframe(depth)
-    try:
-        # some ten frames of an ORM session's, so it is to be short
-        while True:
-            while frame.f_code.co_filename in INSIDE:
+    while frame is not None:
+        try:
+            # ten frames of an ORM session's, so there is little to be done
+            while INNER[(code := frame.f_code).co_filename]:
                 frame = frame.f_back
-            if frame.f_code.co_filename in OUTSIDE or not passes_on(frame):
-                return frame.f_code, frame.f_lasti
+        except KeyError as missing:
+            [name] = missing.args
+            INNER[name] = _is_inner(name)
+        except AttributeError:
+            # there is none below the last frame
+            return None
+        else:
+            if code.co_filename != STRING or not is_generated(frame):
+                return code, frame.f_lasti
             frame = frame.f_back
-    except AttributeError:
-        # there is none below the last frame
-        return None
+    return None
 
 
-def passes_on(frame: FrameType) -> bool:
-    """Does its code call for somebody else?  Where no name tells so far."""
-    name = frame.f_code.co_filename
-    if name == "<string>":
-        return _is_generated(frame)
-    # contextlib stands between `with engine.begin()` and its user
-    inside = (
-        name.startswith((_SQLALCHEMY, "<sqlalchemy"))
-        or name == contextlib.__file__
-        or (name.startswith(_HERE) and name not in _APPLICATIONS)
-    )
-    (INSIDE if inside else OUTSIDE).add(name)
-    return inside
-
-
-def _is_generated(frame: FrameType) -> bool:
+def is_generated(frame: FrameType) -> bool:
     """Did SQLAlchemy 2.0 make this function from a string?"""
     # either without a module, or with that of the function it wraps
     module = frame.f_globals.get("__name__", "sqlalchemy")
@@ -167,7 +157,7 @@ def about_to_close() -> bool:
                 frame.f_locals["self"].bind, Engine
             )
         if not (
-            code.co_filename.startswith(_SQLALCHEMY) or _is_generated(frame)
+            code.co_filename.startswith(_SQLALCHEMY) or is_generated(frame)
         ):
             return False
         frame = frame.f_back
@@ -208,3 +198,13 @@ def caught_by_sqlalchemy(kind: type[BaseException]) -> bool:
     while trace is not None and trace.tb_frame not in running:
         trace = trace.tb_next
     return trace is not None
+
+
+def _is_inner(filename: str) -> bool:
+    if filename.startswith(_HERE):
+        return filename not in _APPLICATIONS
+    # contextlib stands between `with engine.begin()` and its user
+    return (
+        filename.startswith((_SQLALCHEMY, "<sqlalchemy"))
+        or filename == contextlib.__file__
+    )

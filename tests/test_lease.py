@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import inspect
 import threading
+from collections import defaultdict
 
 import pytest
 from sqlalchemy import create_engine
@@ -136,13 +137,8 @@ def test_line_of_the_applications_own_helper(engine):
         assert [engine.pool.leases()[0].where] == lines
 
 
-class Everything:
-    def __contains__(self, name):
-        return True
-
-
 def test_a_lease_without_an_application(monkeypatch):
-    monkeypatch.setattr(callers, "INSIDE", Everything())
+    monkeypatch.setattr(callers, "INNER", defaultdict(lambda: True))
     assert new_lease().where == "an unknown line"
 
 

@@ -13,9 +13,9 @@ from sqlalchemy.pool.base import _ConnectionRecord
 
 from .. import fork
 from .. import process
-from ..callers import INSIDE
-from ..callers import OUTSIDE
-from ..callers import passes_on
+from ..callers import INNER
+from ..callers import STRING
+from ..callers import is_generated
 from ..checkout import UNSET
 from ..holder import here as _here
 from ..labels import current as current_label
@@ -95,16 +95,15 @@ class ShortWay(PoolVerbs):
                 # a KeyError where the level has not been asked for
                 or self._logs_at[DEBUG]
             ):
-                # Before there is something to lose: what is missing here is
-                # an error, and goes the long way.
+                # before there is something to lose: what is met here for
+                # the first time is an error, and goes the long way
                 holder = _here.holder
                 # as application_line()
                 frame: Any = sys._getframe(1)
                 while True:
-                    while frame.f_code.co_filename in INSIDE:
+                    while INNER[(place := frame.f_code).co_filename]:
                         frame = frame.f_back
-                    place = frame.f_code
-                    if place.co_filename in OUTSIDE or not passes_on(frame):
+                    if place.co_filename != STRING or not is_generated(frame):
                         instruction = frame.f_lasti
                         break
                     frame = frame.f_back
