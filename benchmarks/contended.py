@@ -29,6 +29,8 @@ from .fairness import Result
 from .fairness import measure
 from .fairness import pool_on
 from .fairness import warm
+from .in_turn import InTurnPool
+from .peers import LEAST
 from .peers import OURS
 from .peers import STEADY
 from .peers import STOCK
@@ -169,7 +171,7 @@ def _measure(settings: Settings, case: Case) -> dict[str, Any]:
     """Results by pool, and under ``missing`` why some have none."""
     rounds, seconds = _rounds(settings, case)
     shuffle = random.Random(case.threads).shuffle
-    results: dict[str, Any] = {OURS: [], STOCK: [], RAW: [], STEADY: []}
+    results: dict[str, Any] = {name: [] for name in OPENERS}
     missing: dict[str, str] = {}
     names = list(results)
     for _ in range(rounds):
@@ -238,6 +240,7 @@ def _dbutils(size: int) -> Iterator[Any]:
 OPENERS: dict[str, Callable[[int], AbstractContextManager[Any]]] = {
     OURS: lambda size: _sqlalchemy(ReaperPool, size),
     STOCK: lambda size: _sqlalchemy(QueuePool, size),
+    LEAST: lambda size: _sqlalchemy(InTurnPool, size),
     RAW: _psycopg,
     STEADY: _dbutils,
 }

@@ -34,6 +34,7 @@ Batch = Callable[[int], float]
 OURS = "ReaperPool"
 STOCK = "QueuePool"
 PINGING = "QueuePool, pre_ping"
+LEAST = "QueuePool in turn"
 RESERVED = "ReaperPool, reserved"
 UNWATCHED = "ReaperPool, liveness=off"
 MEASURING = "ReaperPool, histograms"

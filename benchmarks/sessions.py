@@ -26,6 +26,8 @@ from sqlalchemy.pool import QueuePool
 from sa_reaperpool import ReaperPool
 
 from .crowd import crowd
+from .in_turn import InTurnPool
+from .peers import LEAST
 from .peers import OURS
 from .peers import STOCK
 from .rows import Bar
@@ -37,7 +39,11 @@ from .settings import Settings
 THREADS, SIZE = 64, 8
 HIGH = 0.999
 
-POOLS: dict[str, Any] = {STOCK: QueuePool, OURS: ReaperPool}
+POOLS: dict[str, Any] = {
+    STOCK: QueuePool,
+    LEAST: InTurnPool,
+    OURS: ReaperPool,
+}
 
 
 class Base(DeclarativeBase):
@@ -68,10 +74,12 @@ def run(settings: Settings) -> list[Row]:
         shuffle(names)
         for name in names:
             results[name].append(_round(url, POOLS[name], seconds))
-    return _rows(results[OURS], results[STOCK])
+    return _rows(results[OURS], results[STOCK], results[LEAST])
 
 
-def _rows(ours: list[Result], stock: list[Result]) -> list[Row]:
+def _rows(
+    ours: list[Result], stock: list[Result], least: list[Result]
+) -> list[Row]:
     scene = f"{THREADS} threads of ORM sessions on {SIZE}"
     transactions = f"{scene}: transactions"
     waits = f"{scene}: p99.9 wait"
@@ -86,6 +94,11 @@ def _rows(ours: list[Result], stock: list[Result]) -> list[Row]:
         ),
         row_of(transactions, STOCK, [each.per_second for each in stock], "/s"),
         row_of(
+            transactions,
+            LEAST,
+            [a.per_second / b.per_second for a, b in zip(least, stock)],
+        ),
+        row_of(
             waits,
             OURS,
             [a.wait / b.wait for a, b in zip(ours, stock)],
@@ -93,6 +106,7 @@ def _rows(ours: list[Result], stock: list[Result]) -> list[Row]:
             note=note,
         ),
         row_of(waits, STOCK, [each.wait * 1000 for each in stock], "ms"),
+        row_of(waits, LEAST, [each.wait * 1000 for each in least], "ms"),
     ]
 
 
