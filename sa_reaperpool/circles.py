@@ -216,7 +216,7 @@ def _is_free(lease: Lease) -> bool:
     last = lease.last_holder
     # one from before a dispose() frees no slot
     return (
-        last.place is None and lease.entry.slot.counted and last.alive
+        not last.waits and lease.entry.slot.counted and last.alive
     )
 
 

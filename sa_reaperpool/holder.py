@@ -52,14 +52,13 @@ class _LastSeat(_Seat):
 class Holder:
     """A thread or greenlet."""
 
-    __slots__ = ("_name", "_thread", "_seat", "_greenlet", "_task", "place")
+    __slots__ = ("_name", "_thread", "_seat", "_greenlet", "_task", "waits")
 
-    place: Any
-    """Where it stands in line, as far as it is known to; what stands there
-    may have left already."""
+    waits: bool
+    """Does it stand in line, as far as that is known?  It may have left."""
 
     def __init__(self, seat: _Seat, thread: threading.Thread | None):
-        self.place = None
+        self.waits = False
         self._thread = None if thread is None else weakref.ref(thread)
         self._greenlet = _greenlet()
         self._task = _task() if thread is None and _NATIVE else None

@@ -43,8 +43,8 @@ class Probe:
     def __init__(self, connection: Any, number_of: Callable[[], int]):
         self._connection = connection
         self._number_of = number_of
-        self._number = -1
-        self._peek: Callable[[], object] = list
+        self._number: int | None = None
+        self._peek: Callable[[], object] = bool
 
     def __call__(self) -> Look:
         """What there is to be seen, for any thread."""

@@ -30,6 +30,9 @@ GONE: int = (
 )
 
 
+_MOST = 2**31 - 1
+
+
 def _system_poll() -> Any:
     """The C library's poll(), called with the interpreter kept; or None."""
     try:
@@ -61,7 +64,12 @@ def at(number: int) -> Callable[[], object]:
     :return: a function that returns something true if there is something
      to be seen, or if it cannot look.
 
+    :raises ValueError: there is no descriptor of that number.
+
     """
+    if not 0 <= number <= _MOST:
+        # which poll() passes over
+        raise ValueError(f"{number} is no descriptor's number")
     if _poll is not None:
         asked = _Asked(number, select.POLLIN | GONE)
         return partial(_poll, ctypes.byref(asked), _ONE, _AT_ONCE)

@@ -12,6 +12,7 @@ from . import holder
 from . import labels
 from .callers import application_line
 from .lease import Lease
+from .waiter import GONE
 from .waiter import Waiter
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Place(Waiter):
 
     :param most: how many may wait.
 
+    :param look: what is still to be done, with the time, if it waits long.
+
     """
 
     __slots__ = (
@@ -69,12 +72,13 @@ class Place(Waiter):
         since: float,
         patient: bool,
         most: int | None,
+        look: Callable[[float], object] | None = None,
     ):
         Waiter.__init__(self, None, since)
         self._of = exhaustion
         self.holder = here = holder.current()
         # a signal's handler may ask while its thread stands in line
-        self._before = here.place
+        self._before = here.waits
         self.counts = patient
         self.most = most if patient else None
         self.turned_away = False
@@ -82,9 +86,7 @@ class Place(Waiter):
         self.refused = False
         """Was it taken out of the line, to break a circle?"""
 
-        self.look: Callable[[float], object] | None = None
-        """What is still to be done, if this waits for long."""
-
+        self.look = look
         self.label = labels.current()
         self.line = application_line(4) if patient else None
         """The application's line that asks."""
@@ -93,7 +95,7 @@ class Place(Waiter):
         if self.counts:
             # before the look, so that of two who look at the same time at
             # least one sees the other
-            self.holder.place = self
+            self.holder.waits = True
             self._of.look_for_deadlock(self)
 
     def sleep(self, seconds: float | None) -> None:
@@ -110,5 +112,12 @@ class Place(Waiter):
         self.turned_away = True
 
     def leave(self) -> None:
-        """It has been served, or not, and stands in line no more."""
-        self.holder.place = self._before
+        """It has been served, or not, and stands in line no more.
+
+        What it was given is the checkout's: an entry that is lost must not
+        live on in here.  Somebody may refer to this for longer, as who
+        waits with it in a circle.
+        """
+        self.entry = GONE
+        self.look = None
+        self.holder.waits = self._before

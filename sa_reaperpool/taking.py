@@ -21,12 +21,16 @@ from .checkout import UNSET
 from .checkout import Checkout
 from .entries import OpeningPool
 from .entries import heard_lately
+from .place import LONG
 from .place import Place
 from .reaper import reaper
 
 _JUST_NOW = 0.005
 """Seconds for which a look at what dead holders have is not done again,
 while others wait."""
+
+_TIME_ENOUGH = 2 * LONG
+"""Who has less looks at once."""
 
 
 class TakingPool(OpeningPool):
@@ -108,16 +112,21 @@ class TakingPool(OpeningPool):
             if queue.closed:
                 raise self._shut_down()
             now = monotonic()
-            looked = self._prepare_to_wait(now)
             left = self._checkouts.left(self.time_limit, now)
-            place = Place(
-                self._exhaustion,
-                now,
-                left is None or left > 0,
-                self.settings.max_waiting,
-            )
-            if not looked:
-                place.look = self._look_for_dead
+            most = self.settings.max_waiting
+            look = None
+            if (
+                now - self._looked_at < _JUST_NOW
+                and (left is None or left > _TIME_ENOUGH)
+                and most is None
+                and queue.waiting()
+            ):
+                # so has somebody else who waits
+                look = self._prepare_to_wait
+            else:
+                self._prepare_to_wait(now)
+            patient = left is None or left > 0
+            place = Place(self._exhaustion, now, patient, most, look)
             checkout.line = place.line
             try:
                 checkout.entry = entry = queue.get(left, place)
@@ -140,12 +149,12 @@ class TakingPool(OpeningPool):
             # Its connect has to wait for its turn, beside others that are
             # open and may come back before.
             self._prepare_to_wait(monotonic())
-            checkout.entry = other = self.queue.exchange(
-                entry, self._time_left()
-            )
-            if other is None:
+            left = self._time_left()
+            # in one line, so that the turn is never another one's
+            checkout.turn, checkout.entry = None, self.queue.exchange(entry, left)  # fmt: skip  # noqa: E501
+            if checkout.entry is None:
                 raise self._unserved()
-            entry = other
+            entry = checkout.entry
             checkout.turn = self.queue.turn(entry)
 
     def _made_fit(self, entry: Entry) -> bool:
@@ -170,24 +179,14 @@ class TakingPool(OpeningPool):
             entry.get_connection()
         return True
 
-    def _prepare_to_wait(self, now: float) -> bool:
-        """See whether dead holders have what this thread would wait for.
-
-        :return: False if somebody else who waits has done so just now.
-
-        """
+    def _prepare_to_wait(self, now: float) -> None:
+        """See whether dead holders have what this thread would wait for."""
         if self.creator is None:
             # others are about to hear so, and will never return anything
             raise self.no_creator()
         if self.settings.reaping_frequency is None:
             self._care.reap(now)
-        elif now - self._looked_at < _JUST_NOW and self.queue.waiting():
-            return False
-        else:
-            self._look_for_dead(now)
-        return True
-
-    def _look_for_dead(self, now: float) -> None:
+            return
         self._looked_at = now
         if self._care.something_is_due(now):
             # Who closes for a frozen peer is not to be this thread, unless

@@ -91,8 +91,8 @@ def test_a_handlers_own_checkout_hides_no_circle(driver, circle):
     # what it does, as if in that thread
     inner = Place(pool._exhaustion, monotonic(), True, None)
     inner.holder = waiter.holder
-    inner._before = inner.holder.place
-    inner.holder.place = inner
+    inner._before = inner.holder.waits
+    inner.holder.waits = True
     inner.leave()
     with pytest.raises(PoolDeadlock):
         threads.last.take()

@@ -110,6 +110,19 @@ def test_half_closed_by_the_peer(connection, pair):
     assert look() is not Look.QUIET
 
 
+@pytest.mark.parametrize("number", [-1, -7, 2**31, 2**32])
+def test_what_is_no_descriptor_is_not_quiet(way, number):
+    """Of a socket that was closed on this side, it is -1."""
+
+    class Closed:
+        closed = 0
+
+        def fileno(self):
+            return number
+
+    assert probe(Closed()).quiet() is False
+
+
 def test_reset_by_the_peer(way):
     with socket.create_server(("127.0.0.1", 0)) as server:
         ours = socket.create_connection(server.getsockname())

@@ -244,18 +244,25 @@ def test_a_checkout_reaps_before_it_waits(driver):
     assert not kept.is_valid
 
 
+def looks_of(pool, monkeypatch):
+    """Who has looked at what dead holders have, and beside how many."""
+    looks = []
+    look = pool._prepare_to_wait
+
+    def noted(now):
+        looks.append((threading.current_thread(), pool.queue.waiting()))
+        look(now)
+
+    monkeypatch.setattr(pool, "_prepare_to_wait", noted)
+    return looks
+
+
 def test_who_does_not_look_before_it_waits_looks_later(driver, monkeypatch):
     """That is, where another one who waits has just looked."""
     monkeypatch.setattr(taking, "_JUST_NOW", 3600.0)
     pool = a_pool(driver, reaping_frequency=3600)
     handle = pool.connect()
-    looks = []
-    look = pool._look_for_dead
-    monkeypatch.setattr(
-        pool,
-        "_look_for_dead",
-        lambda now: looks.append(threading.current_thread()) or look(now),
-    )
+    looks = looks_of(pool, monkeypatch)
     [first] = waiting(pool)
     # a finaliser that is interrupted in its first line
     with monkeypatch.context() as patch:
@@ -265,7 +272,29 @@ def test_who_does_not_look_before_it_waits_looks_later(driver, monkeypatch):
     monkeypatch.setattr(place, "LONG", 0.01)
     second = Task(pool.connect)
     all_served(first, second)
-    assert looks == [first, second]
+    assert looks == [(first, 0), (second, 2)]
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_waiting": 5}, {"timeout": 0.9}, {"timeout": 0}]
+)
+def test_who_may_have_no_time_for_that_looks_at_once(
+    driver, monkeypatch, options
+):
+    monkeypatch.setattr(taking, "_JUST_NOW", 3600.0)
+    pool = a_pool(driver, reaping_frequency=3600)
+    handle = pool.connect()
+    looks = looks_of(pool, monkeypatch)
+    [first] = waiting(pool)
+    pool.configure(**options)
+    second = Task(lambda: pytest.raises(CheckoutTimeout, pool.connect))
+    if "timeout" in options:
+        second.result()
+    else:
+        until(lambda: pool.stats().waiting == 2)
+    assert looks == [(first, 0), (second, 1)]
+    pool.shutdown(0)
+    handle.close()
 
 
 def test_in_the_background_who_waits_already_is_served(driver):
@@ -411,6 +440,44 @@ def test_who_has_to_reconnect_gets_what_comes_back(driver, how):
     slow.result()
     assert other.result()._connection_record is entry
     assert pool.queue.making() == 0
+
+
+def test_one_that_is_interrupted_as_it_gets_another(driver, monkeypatch):
+    """Who keeps the exception keeps the frames, and what these refer to."""
+    gate = Gate()
+    pool = a_pool(
+        driver, pool_size=5, max_connecting=1, dialect=StubDialect()
+    )
+    handles = [pool.connect() for _ in range(2)]
+    entry = handles[0]._connection_record
+    handles[0].close()
+    entry.traffic_at = 0
+    pool._dialect.dead.add(1)
+    driver.then(gate)
+    reserved = pool.queue.reserve()
+    slow = Task(reserved.get_connection)
+    gate.wait()
+    task = Task(pool.connect)
+    until(lambda: pool.stats().waiting == 1)
+    turn = pool.queue.turn
+    armed = [True]
+
+    def interrupted(entry):
+        if armed and threading.current_thread() is task:
+            armed.clear()
+            raise KeyboardInterrupt
+        return turn(entry)
+
+    monkeypatch.setattr(pool.queue, "turn", interrupted)
+    handles[1].close()
+    with pytest.raises(KeyboardInterrupt) as kept:
+        task.result()
+    assert kept.value.__traceback__ is not None
+    assert sorted(pool.queue.entries(), key=id) == sorted(
+        [entry, reserved], key=id
+    )
+    gate.open()
+    slow.result()
 
 
 # the garbage collector's returns inside the queue's critical sections

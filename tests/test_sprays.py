@@ -14,11 +14,14 @@ import sqlalchemy.pool.base
 from sqlalchemy import create_engine
 from sqlalchemy import event
 from stub import Driver
+from stub import Gate
 from stub import Task
+from stub import until
 
 import sa_reaperpool
 from sa_reaperpool import JoinEnded
 from sa_reaperpool import ReaperPool
+from sa_reaperpool.place import Place
 from sa_reaperpool.queue import FairQueue
 
 ROOT = os.path.dirname(os.path.dirname(__file__))
@@ -131,6 +134,40 @@ def small_pool(**options):
 def enter(block):
     """Leave a block without its end, as an exception can do there."""
     return block.__enter__()
+
+
+def test_a_waiter_that_is_interrupted_twice(monkeypatch):
+    """As it is served, and as it leaves the line."""
+    pool = small_pool()
+    handle = pool.connect()
+    get = pool.queue.get
+
+    def get_in_vain(*args):
+        get(*args)
+        raise KeyboardInterrupt
+
+    def leave(place):
+        raise KeyboardInterrupt
+
+    gate = Gate()
+
+    def wait():
+        with pytest.raises(KeyboardInterrupt):
+            pool.connect()
+        gc.collect()
+        # its thread lives
+        gate()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.queue, "get", get_in_vain)
+        patch.setattr(Place, "leave", leave)
+        task = Task(wait)
+        until(lambda: pool.stats().waiting == 1)
+        handle.close()
+        gate.wait()
+    pool.connect(timeout=0).close()
+    gate.open()
+    task.result()
 
 
 @pytest.mark.parametrize("reservation", ["explicit", "thread"])
