@@ -27,6 +27,31 @@ def stack_of(thread: Any) -> str:
     return "".join(traceback.format_stack(frame)) if frame else ""
 
 
+def where_it_hangs(thread: Any) -> str | None:
+    """The stack of a thread that does not end, and of whom it waits for.
+
+    :return: None if it waits, in join(), for one that has ended.  Up to
+     CPython 3.12 that waits for a lock which some lines of Python let go of
+     again, unless an exception comes in between; then whoever joins that
+     thread waits for ever.
+
+    """
+    frames = sys._current_frames()
+    frame = frames.get(thread.ident)
+    stacks = f"{thread.name}\n{stack_of(thread)}"
+    while frame is not None:
+        joined = frame.f_locals.get("self")
+        if frame.f_code.co_name == "join" and isinstance(
+            joined, threading.Thread
+        ):
+            # not by its number, which may be another one's by now
+            if joined not in threading.enumerate():
+                return None
+            return f"{stacks}which waits for {where_it_hangs(joined)}"
+        frame = frame.f_back
+    return stacks
+
+
 class Full(NamedTuple):
     """A pool with as many threads holding connections as possible."""
 

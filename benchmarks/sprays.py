@@ -57,6 +57,7 @@ from .remains import fill
 from .remains import locks_held
 from .remains import reaper_lives
 from .remains import stack_of
+from .remains import where_it_hangs
 
 STUCK = 8.0
 """Seconds without a single checkout after which a pool is given up."""
@@ -301,8 +302,8 @@ class Spray:
         deadline = time.monotonic() + STUCK
         for thread in threads + helpers:
             thread.join(max(0.0, deadline - time.monotonic()))
-            if thread.is_alive():
-                self.hanging.append(f"{thread.name}\n{stack_of(thread)}")
+            if thread.is_alive() and (where := where_it_hangs(thread)):
+                self.hanging.append(where)
 
     def use_under_signals(self, draw: random.Random) -> None:
         """From here on KeyboardInterrupt may come at any moment.

@@ -7,6 +7,7 @@ import os.path
 import signal
 import subprocess
 import sys
+import threading
 import weakref
 
 import pytest
@@ -19,6 +20,7 @@ from stub import Task
 from stub import until
 
 import sa_reaperpool
+from benchmarks.remains import where_it_hangs
 from sa_reaperpool import JoinEnded
 from sa_reaperpool import ReaperPool
 from sa_reaperpool.place import Place
@@ -49,6 +51,38 @@ def test_sprays_lose_nothing(pool):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4" in done.stdout
+
+
+class Ended(threading.Thread):
+    """One of which CPython has lost the lock that join() waits for."""
+
+    gate = None
+
+    def join(self, timeout=None):
+        self.gate()
+
+
+def test_who_waits_for_a_thread_that_has_ended_does_not_hang_in_a_pool():
+    ended = Ended()
+    ended.gate = Gate()
+    ended.start()
+    threading.Thread.join(ended)
+    waits = Task(ended.join)
+    ended.gate.wait()
+    assert where_it_hangs(waits) is None
+    ended.gate.open()
+    waits.result()
+
+
+def test_who_waits_for_one_that_hangs_does():
+    gate = Gate()
+    hangs = Task(gate)
+    gate.wait()
+    waits = Task(hangs.join)
+    until(lambda: "which waits for" in where_it_hangs(waits))
+    assert "in wait" in where_it_hangs(waits).partition("which waits for")[2]
+    gate.open()
+    waits.result()
 
 
 # what it has found
