@@ -12,9 +12,7 @@ the module ``select``.
 from __future__ import annotations
 
 import select
-from functools import partial
 from typing import Any
-from typing import Callable
 
 try:
     import ctypes
@@ -58,11 +56,10 @@ if _poll is not None:
     _ONE, _AT_ONCE = ctypes.c_ulong(1), ctypes.c_int(0)
 
 
-def at(number: int) -> Callable[[], object]:
-    """What looks at a descriptor; for one thread at a time.
+def at(number: int) -> Any:
+    """A descriptor, for :func:`.sees`; for one thread at a time.
 
-    :return: a function that returns something true if there is something
-     to be seen, or if it cannot look.
+    There is one for each connection, so it is small.
 
     :raises ValueError: there is no descriptor of that number.
 
@@ -71,12 +68,19 @@ def at(number: int) -> Callable[[], object]:
         # which poll() passes over
         raise ValueError(f"{number} is no descriptor's number")
     if _poll is not None:
-        asked = _Asked(number, select.POLLIN | GONE)
-        return partial(_poll, ctypes.byref(asked), _ONE, _AT_ONCE)
+        return ctypes.byref(_Asked(number, select.POLLIN | GONE))
+    return poll_of(number) if hasattr(select, "poll") else number
+
+
+def sees(asked: Any) -> object:
+    """Something true if there is something to be seen, or if this cannot
+    look."""
+    if _poll is not None:
+        return _poll(asked, _ONE, _AT_ONCE)
     if hasattr(select, "poll"):
-        return partial(poll_of(number).poll, 0)
-    # true as soon as there is one in the first of the three lists
-    return lambda: select.select([number], [], [], 0)[0]
+        return asked.poll(0)
+    readable, _, _ = select.select([asked], [], [], 0)
+    return readable
 
 
 def poll_of(number: int) -> Any:
