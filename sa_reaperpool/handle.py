@@ -40,7 +40,9 @@ class Noting:
 
     The reaper may make a handle a :class:`.Refusing` one while a method
     here runs.  What the closed connection then raises would be taken for
-    the server's doing, and is replaced by what happened.
+    the server's doing, and is replaced by what happened.  They take the
+    connection from the lease, and that from the handle at the last moment;
+    the handle's property for it is for others.
     """
 
     __slots__ = ()
@@ -54,10 +56,12 @@ class Noting:
         level = lease.level
         try:
             if level is None:
-                cursor = self.dbapi_connection.cursor(*args, **kwargs)
+                cursor = self.lease.entry.dbapi_connection.cursor(
+                    *args, **kwargs
+                )
             else:
                 cursor = level.new_cursor(
-                    self.dbapi_connection,
+                    self.lease.entry.dbapi_connection,
                     args,
                     kwargs,
                     called_by_sqlalchemy(2),
@@ -77,7 +81,7 @@ class Noting:
         try:
             lease.touch()
             begun = lease.begin_work()
-            (lease.level or self.dbapi_connection).commit()
+            (lease.level or self.lease.entry.dbapi_connection).commit()
         except ReservationError:
             if lease.level is not None and called_by_sqlalchemy(2):
                 lease.level.commit_refused()
@@ -100,7 +104,7 @@ class Noting:
                     return
                 lease.touch()
                 begun = lease.begin_work()
-                self.dbapi_connection.rollback()
+                self.lease.entry.dbapi_connection.rollback()
             else:
                 # by any thread
                 lease.taken_out()

@@ -44,11 +44,15 @@ from . import process
 from .callers import Line
 from .callers import written
 from .holder import Holder
+from .holder import here as _here
 
 if TYPE_CHECKING:
     from .level import Level
 
 T = TypeVar("T")
+
+_page = process.page
+
 
 class _Watched(weakref.ref[Any]):
     """A cursor of a lease, and until when it was there."""
@@ -176,10 +180,13 @@ class Lease(weakref.ref[Any]):
         :raises NotOwner: it is reserved by another one.
 
         """
-        if not process.page[0]:
+        if not _page[0]:
             process.check()
         self.touched = monotonic()
-        holder = _holder.current()
+        try:
+            holder = _here.holder
+        except AttributeError:
+            holder = _holder.current()
         if holder is not self._last:
             if self.level is not None:
                 self.level.reservation.check_owner()

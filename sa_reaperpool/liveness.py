@@ -38,13 +38,13 @@ class Probe:
 
     """
 
-    __slots__ = ("_connection", "_number_of", "_number", "_asked")
+    __slots__ = ("_connection", "_number_of", "_number", "_peek")
 
     def __init__(self, connection: Any, number_of: Callable[[], int]):
         self._connection = connection
         self._number_of = number_of
         self._number: int | None = None
-        self._asked: Any = None
+        self._peek: Callable[[], object] = bool
 
     def __call__(self) -> Look:
         """What there is to be seen, for any thread."""
@@ -68,9 +68,9 @@ class Probe:
                 return False
             number = self._number_of()
             if number != self._number:
-                self._asked = peek.at(number)
+                self._peek = peek.at(number)
                 self._number = number
-            return not peek.sees(self._asked)
+            return not self._peek()
         except Exception:
             return False
 
@@ -112,8 +112,7 @@ def descriptor(driver_connection: Any) -> Callable[[], int] | None:
 
 def _look(number: int) -> Look:
     if not hasattr(select, "poll"):
-        readable, _, _ = select.select([number], [], [], 0)
-        return Look.READABLE if readable else Look.QUIET
+        return Look.READABLE if peek.at(number)() else Look.QUIET
     events = peek.poll_of(number).poll(0)
     if not events:
         return Look.QUIET

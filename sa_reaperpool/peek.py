@@ -11,8 +11,10 @@ the module ``select``.
 
 from __future__ import annotations
 
+import functools
 import select
 from typing import Any
+from typing import Callable
 
 try:
     import ctypes
@@ -53,13 +55,12 @@ if _poll is not None:
             ("revents", ctypes.c_short),
         ]
 
-    _ONE, _AT_ONCE = ctypes.c_ulong(1), ctypes.c_int(0)
 
+def at(number: int) -> Callable[[], object]:
+    """A function that looks at a descriptor, for one thread at a time.
 
-def at(number: int) -> Any:
-    """A descriptor, for :func:`.sees`; for one thread at a time.
-
-    There is one for each connection, so it is small.
+    What it returns is true if there is something to be seen, or if it cannot
+    look.  There is one for each connection, so it is small.
 
     :raises ValueError: there is no descriptor of that number.
 
@@ -68,19 +69,16 @@ def at(number: int) -> Any:
         # which poll() passes over
         raise ValueError(f"{number} is no descriptor's number")
     if _poll is not None:
-        return ctypes.byref(_Asked(number, select.POLLIN | GONE))
-    return poll_of(number) if hasattr(select, "poll") else number
-
-
-def sees(asked: Any) -> object:
-    """Something true if there is something to be seen, or if this cannot
-    look."""
-    if _poll is not None:
-        return _poll(asked, _ONE, _AT_ONCE)
+        asked = _Asked(number, select.POLLIN | GONE)
+        # that many, and at once
+        return functools.partial(_poll, ctypes.byref(asked), 1, 0)
     if hasattr(select, "poll"):
-        return asked.poll(0)
-    readable, _, _ = select.select([asked], [], [], 0)
-    return readable
+        return functools.partial(poll_of(number).poll, 0)
+    return functools.partial(_readable, number)
+
+
+def _readable(number: int) -> list[int]:
+    return select.select([number], [], [], 0)[0]
 
 
 def poll_of(number: int) -> Any:

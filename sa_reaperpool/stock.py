@@ -195,7 +195,12 @@ class StockedPool(TakingPool):
 
     def delayed_here(self) -> bool:
         """Would what blocks the calling thread delay others as well?"""
-        return self.queue.locked_here() or reaper.delayed_here()
+        # written out, as it is asked with each rollback
+        return bool(
+            self.queue._lock._is_owned()  # type: ignore[attr-defined]
+            or reaper._duty._is_owned()
+            or reaper._lock._is_owned()
+        )
 
     def put_off(self, task: Callable[[], object]) -> bool:
         """Have what may block done later, where it must not be done now.

@@ -98,8 +98,11 @@ class Handle(Noting, _ConnectionFairy):
 
     @property
     def is_valid(self) -> bool:
-        lease = self.__dict__.get("lease")
-        return lease is not None and (lease.entry.dbapi_connection is not None)
+        try:
+            return self.lease.entry.dbapi_connection is not None
+        except AttributeError:
+            # taken back at this moment
+            return False
 
     @property
     def leased(self) -> bool:
