@@ -70,6 +70,9 @@ CASES = [
 
 PICTURED = CASES[1]
 
+_TIMES = 120
+"""That each thread is served in a round, at least where that takes long."""
+
 
 def run(settings: Settings) -> list[Row]:
     rows = []
@@ -162,9 +165,13 @@ def _rounds(settings: Settings, case: Case) -> tuple[int, float]:
     """How many, and of how many seconds each."""
     if settings.quick:
         return 1, 0.7
-    # with no hold, it is for the scheduler to say who meets whom: one round
-    # differs from the next
-    return (5, 1.5) if case.hold else (9, 1.0)
+    if not case.hold:
+        # it is for the scheduler to say who meets whom: one round differs
+        # from the next
+        return 9, 1.0
+    # so long that to be served once more, or once less, than another makes
+    # little difference
+    return 5, max(1.5, _TIMES * case.threads / case.size * case.hold)
 
 
 def _measure(settings: Settings, case: Case) -> dict[str, Any]:

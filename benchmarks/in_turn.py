@@ -10,67 +10,75 @@ import threading
 from collections import deque
 from typing import Any
 
+from sqlalchemy import event
+from sqlalchemy.exc import TimeoutError
+from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.util.queue import Empty
-from sqlalchemy.util.queue import Full
 
 
-class InTurn:
-    """In place of SQLAlchemy's queue."""
+class Turnstile:
+    """Lets so many in, and the others in the order in which they came."""
 
-    def __init__(self, maxsize: int = 0, use_lifo: bool = False):
-        self.maxsize = maxsize
-        self.use_lifo = use_lifo
-        self._idle: deque[Any] = deque()
-        self._waiting: deque[tuple[threading.Lock, list[Any]]] = deque()
+    def __init__(self, places: int):
+        self._free = places
+        self._waiting: deque[threading.Lock] = deque()
         self._lock = threading.Lock()
 
-    def qsize(self) -> int:
-        return len(self._idle)
+    def enter(self, timeout: float) -> bool:
+        """Wait for one's turn.
 
-    def empty(self) -> bool:
-        return not self._idle
+        :param timeout: seconds.
 
-    def full(self) -> bool:
-        return 0 < self.maxsize <= len(self._idle)
+        :return: False if that did not come in time.
 
-    def put(
-        self, item: Any, block: bool = True, timeout: float | None = None
-    ) -> None:
+        """
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            bell = threading.Lock()
+            bell.acquire()
+            self._waiting.append(bell)
+        if bell.acquire(timeout=timeout):
+            return True
+        with self._lock:
+            if bell in self._waiting:
+                self._waiting.remove(bell)
+                return False
+        # in the very last moment
+        return True
+
+    def leave(self) -> None:
         with self._lock:
             if self._waiting:
-                bell, hands = self._waiting.popleft()
-                hands.append(item)
-                bell.release()
-            elif self.full():
-                raise Full()
+                self._waiting.popleft().release()
             else:
-                self._idle.append(item)
-
-    def put_nowait(self, item: Any) -> None:
-        self.put(item, False)
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        hands: list[Any] = []
-        bell = threading.Lock()
-        with self._lock:
-            if self._idle and not self._waiting:
-                return self._idle.popleft()
-            if not block:
-                raise Empty()
-            bell.acquire()
-            self._waiting.append((bell, hands))
-        if not bell.acquire(timeout=-1 if timeout is None else timeout):
-            with self._lock:
-                if not hands:
-                    self._waiting.remove((bell, hands))
-                    raise Empty()
-        return hands[0]
-
-    def get_nowait(self) -> Any:
-        return self.get(False)
+                self._free += 1
 
 
 class InTurnPool(QueuePool):
-    # there is no public way to give it another queue
-    _queue_class = InTurn  # type: ignore[assignment]
+    """Its threads go through a turnstile before they ask."""
+
+    def __init__(
+        self,
+        creator: Any,
+        pool_size: int = 5,
+        max_overflow: int = 10,
+        **options: Any,
+    ):
+        super().__init__(creator, pool_size, max_overflow, **options)
+        turnstile = self._turnstile = Turnstile(pool_size + max_overflow)
+
+        def leave(dbapi_connection: Any, record: Any) -> None:
+            turnstile.leave()
+
+        event.listen(self, "checkin", leave)
+
+    def connect(self) -> PoolProxiedConnection:
+        if not self._turnstile.enter(self.timeout()):
+            raise TimeoutError("nobody came back in time")
+        try:
+            return super().connect()
+        except BaseException:
+            self._turnstile.leave()
+            raise

@@ -31,7 +31,6 @@ from typing import Callable
 from .history import Waits
 from .slots import E
 from .slots import Slots
-from .slots import _EntryRef
 from .waiter import GONE
 from .waiter import Waiter
 
@@ -242,45 +241,6 @@ class Line(Slots[E]):
             waiter.wake()
             line.popleft()
 
-    def _hand_on(self) -> bool:
-        """Give what is idle to who waits longest.
-
-        As :meth:`._match` does; here at once, where that is all there is to
-        do, as it is thousands of times a second.
-
-        :return: False if there is more to do, or something else.
-
-        """
-        if (
-            not self._waiters
-            or self._makers
-            or self._inbox
-            or self._errands
-            or self._excess
-            or self._shedding
-            or self.max_making is not None
-        ):
-            return False
-        waiter = self._waiters[0]
-        place = -1 if self.use_lifo else 0
-        try:
-            entry = self.queue[place]
-            slot: _EntryRef[E] = entry.slot  # type: ignore[attr-defined]
-            if waiter.entry is not None or slot.hollow or not slot.counted:
-                return False
-            # As in _next(): one line, so that nothing is ever between the
-            # two, and unless a handler was faster.
-            if self.queue[place] is entry: del self.queue[place]; waiter.entry = entry  # fmt: skip  # noqa: E501
-        except IndexError:
-            return False
-        if waiter.entry is None:
-            return False
-        self._waited_for(waiter)
-        # in the order of _serve()
-        waiter.wake()
-        self._waiters.popleft()
-        return not self.queue
-
     def _unless_awaited(self) -> E | None:
         return None if self._waiters else self._next()
 
@@ -305,26 +265,6 @@ class Line(Slots[E]):
     def _spare(self) -> E | None:
         # it waits for its turn when it comes to that
         return None if self._waiters else self._new(making=False)
-
-    # entries that come back
-
-    def _lay_down(self, entry: E) -> bool:
-        """The usual return: nobody waits, and there is room."""
-        ref = self._live.get(id(entry))
-        full = 0 < self.maxsize <= len(self.queue)
-        asked_for = self._waiters or self._makers
-        if ref is not None and not (
-            full or asked_for or self._inbox or self._shedding
-        ):
-            self._shelve(entry)
-            return True
-        self._inbox.append((entry, -1 if ref is None else ref.turn))
-        return False
-
-    def _pick_up(self, entry: E) -> None:
-        """An idle entry does not count: is there room for it?"""
-        if self._remove(entry, None):
-            self._inbox.append((entry, -1))
 
     def _swap(self, entry: E, waiter: Waiter) -> None:
         ref = self._live.get(id(entry))

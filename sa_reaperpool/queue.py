@@ -1,9 +1,9 @@
 """Idle entries, the threads that wait for one, and the limit.
 
-The queue knows nothing of connections.  It is four rooms, each on top of
-the next: here are its verbs, in newcomers.py who need not stand in line, in
-line.py who waits and how they are served, and in slots.py which entries
-count, their states and the limits.
+The queue knows nothing of connections.  It is five rooms, each on top of
+the next: here are its verbs, in returns.py what comes back, in newcomers.py
+who need not stand in line, in line.py who waits and how they are served, and
+in slots.py which entries count, their states and the limits.
 
 Most verbs are a critical section, which moves what is to be moved, and
 after it a look at what came in meanwhile.  What moves it is a function that
@@ -31,15 +31,13 @@ from __future__ import annotations
 from time import monotonic
 from typing import Callable
 
-from .newcomers import BRIEF
-from .newcomers import Newcomers
+from .returns import Returns
 from .slots import E
-from .slots import _EntryRef
 from .waiter import GONE
 from .waiter import Waiter
 
 
-class FairQueue(Newcomers[E]):
+class FairQueue(Returns[E]):
     """Hands out entries, first come, first served, up to a limit.
 
     :param make: makes an entry; called under the lock, so it must be quick.
@@ -264,94 +262,7 @@ class FairQueue(Newcomers[E]):
         self._tidy()
         return withdrawn
 
-    # giving
-
-    def lay(self, entry: E) -> None:
-        """Give back an entry that is made, by the short way, without lock.
-
-        First it is idle, then who gives it looks whether that was right;
-        and who waits first stands in line, then looks whether something is
-        idle.  So at least one of the two sees the other.
-        """
-        slot: _EntryRef[E] = entry.slot  # type: ignore[attr-defined]
-        turn = next(self._turns)
-        # one line, so that nothing is ever between the two
-        slot.turn = slot.place = turn; self.queue.append(entry)  # fmt: skip  # noqa: E501, E702
-        if (
-            self._waiters
-            or self._makers
-            or self._inbox
-            or self._shedding
-            or not slot.counted
-            or 0 < self.maxsize < len(self.queue)
-        ):
-            self.rearrange(entry, slot)
-
-    def rearrange(
-        self,
-        entry: E,
-        slot: _EntryRef[E],
-        now: float = 0.0,
-        held: float = BRIEF,
-    ) -> None:
-        """What was laid down may be due to somebody, or be one too many.
-
-        :param now: the time.
-
-        :param held: for how long it was out.
-
-        """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            # a finaliser's, or a signal handler's: the section's owner looks
-            # at the inbox
-            self._inbox.append(None)
-            if not slot.counted:
-                self._pick_up(entry)
-            return
-        if not slot.counted:
-            with self._lock: self._pick_up(entry)  # fmt: skip
-        if held < BRIEF:
-            if self._lets_in(now):
-                self._call_first()
-                return
-        elif held > BRIEF and self._waiters:
-            self._keep_out(now, held)
-        somebody_waits = self._waiters or self._makers
-        with self._lock: all_done = self._hand_on()  # fmt: skip
-        if not all_done or self._inbox or self._errands:
-            self.settle()
-        if somebody_waits:
-            self._let_run()
-
-    def put(self, entry: E, made: bool = True, back: bool = False) -> None:
-        """Give an entry back: to who waits longest, else to the idle ones.
-
-        An entry that does not count, since :meth:`.forget` was called while
-        it was out, counts again if there is room for it, else is surplus.
-
-        :param made: False if it has to be made anew.
-
-        :param back: it was :meth:`.claimed <claim>`, and gets its place
-         among the idle ones back.
-
-        """
-        ref = self._live.get(id(entry))
-        if ref is not None:
-            # nobody else has it
-            ref.making, ref.hollow, ref.back = False, not made, back
-        if self.locked_here():
-            self._inbox.append((entry, self.turn(entry)))
-            return
-        with self._lock: at_rest = self._lay_down(entry)  # fmt: skip
-        if at_rest and not (self._waiters or self._makers):
-            # in this order, as in lay(): who lined up meanwhile has looked
-            # before it was there
-            self._tidy()
-            return
-        somebody_waits = self.waiting() > 0
-        self.settle()
-        if somebody_waits:
-            self._let_run()
+    # for good
 
     def forget(self) -> list[E]:
         """No entry counts any more; return those that were idle."""

@@ -156,16 +156,16 @@ class TakingPool(OpeningPool):
                 raise self._unserved()
             entry = checkout.entry
             checkout.turn = self.queue.turn(entry)
+            if self.is_fit(entry):
+                return entry
 
     def _made_fit(self, entry: Entry) -> bool:
-        """See to it that an entry can be lent.
+        """See to it that an entry, which is not fit, can be lent.
 
         :return: False if it has to be connected, and that is not allowed
          now, for max_connecting.
 
         """
-        if self.is_fit(entry):
-            return True
         if entry.connected and entry.outdated not in (None, "shutdown"):
             # Who is to replace it has not closed it yet.  What was out at a
             # dispose() is lent again, as by QueuePool.

@@ -406,78 +406,82 @@ def test_who_waits_for_a_turn_gets_what_comes_back(driver):
     slow.result()
 
 
+class Reconnecting:
+    """A checkout got the one of two that has to be opened anew.
+
+    It waits for its turn, since another is being opened, or for what comes
+    back before.
+    """
+
+    def __init__(self, driver, how):
+        self.gate = Gate()
+        self.pool = pool = a_pool(
+            driver,
+            pool_size=5,
+            max_connecting=1,
+            dialect=StubDialect(),
+            recycle=3600 if how == "recycled" else -1,
+        )
+        handle, self.other = pool.connect(), pool.connect()
+        self.entry = handle._connection_record
+        if how == "invalidated":
+            handle.invalidate()
+        handle.close()
+        self.entry.traffic_at = self.entry.starttime = 0
+        if how == "dead":
+            pool._dialect.dead.add(1)
+        driver.then(self.gate)
+        # in the background, as the idle one would be taken in a checkout
+        self.reserved = pool.queue.reserve()
+        self._slow = Task(self.reserved.get_connection)
+        self.gate.wait()
+        self.checkout = self.waiting()
+
+    def waiting(self):
+        task = Task(self.pool.connect)
+        until(lambda: self.pool.stats().waiting == 1)
+        return task
+
+    def go_on(self):
+        """What is being opened is open."""
+        self.gate.open()
+        self._slow.result()
+
+
 @pytest.mark.parametrize("how", ["dead", "invalidated", "recycled"])
 def test_who_has_to_reconnect_gets_what_comes_back(driver, how):
-    gate = Gate()
-    pool = a_pool(
-        driver,
-        pool_size=5,
-        max_connecting=1,
-        dialect=StubDialect(),
-        recycle=3600 if how == "recycled" else -1,
-    )
-    handles = [pool.connect() for _ in range(2)]
-    entry = handles[0]._connection_record
-    if how == "invalidated":
-        handles[0].invalidate()
-    handles[0].close()
-    entry.traffic_at = entry.starttime = 0
-    if how == "dead":
-        pool._dialect.dead.add(1)
-    driver.then(gate)
-    # in the background, as the idle one would be taken in a checkout
-    reserved = pool.queue.reserve()
-    slow = Task(reserved.get_connection)
-    gate.wait()
-    task = Task(pool.connect)
-    until(lambda: pool.stats().waiting == 1)
-    handles[1].close()
-    assert task.result().dbapi_connection.number == 2
+    scene = Reconnecting(driver, how)
+    scene.other.close()
+    assert scene.checkout.result().dbapi_connection.number == 2
     # and that one is made when its turn comes
-    other = Task(pool.connect)
-    until(lambda: pool.stats().waiting == 1)
-    gate.open()
-    slow.result()
-    assert other.result()._connection_record is entry
-    assert pool.queue.making() == 0
+    other = scene.waiting()
+    scene.go_on()
+    assert other.result()._connection_record is scene.entry
+    assert scene.pool.queue.making() == 0
 
 
 def test_one_that_is_interrupted_as_it_gets_another(driver, monkeypatch):
     """Who keeps the exception keeps the frames, and what these refer to."""
-    gate = Gate()
-    pool = a_pool(
-        driver, pool_size=5, max_connecting=1, dialect=StubDialect()
-    )
-    handles = [pool.connect() for _ in range(2)]
-    entry = handles[0]._connection_record
-    handles[0].close()
-    entry.traffic_at = 0
-    pool._dialect.dead.add(1)
-    driver.then(gate)
-    reserved = pool.queue.reserve()
-    slow = Task(reserved.get_connection)
-    gate.wait()
-    task = Task(pool.connect)
-    until(lambda: pool.stats().waiting == 1)
-    turn = pool.queue.turn
+    scene = Reconnecting(driver, "dead")
+    queue = scene.pool.queue
+    turn = queue.turn
     armed = [True]
 
     def interrupted(entry):
-        if armed and threading.current_thread() is task:
+        if armed and threading.current_thread() is scene.checkout:
             armed.clear()
             raise KeyboardInterrupt
         return turn(entry)
 
-    monkeypatch.setattr(pool.queue, "turn", interrupted)
-    handles[1].close()
+    monkeypatch.setattr(queue, "turn", interrupted)
+    scene.other.close()
     with pytest.raises(KeyboardInterrupt) as kept:
-        task.result()
+        scene.checkout.result()
     assert kept.value.__traceback__ is not None
-    assert sorted(pool.queue.entries(), key=id) == sorted(
-        [entry, reserved], key=id
+    assert sorted(queue.entries(), key=id) == sorted(
+        [scene.entry, scene.reserved], key=id
     )
-    gate.open()
-    slow.result()
+    scene.go_on()
 
 
 # the garbage collector's returns inside the queue's critical sections

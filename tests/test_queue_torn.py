@@ -23,6 +23,7 @@ from stub import switching_often
 
 from sa_reaperpool import line
 from sa_reaperpool import queue as verbs
+from sa_reaperpool import returns
 from sa_reaperpool import slots
 
 SECTIONS = {
@@ -43,7 +44,7 @@ SECTIONS = {
 }
 
 
-ROOMS = {room.__file__ for room in (verbs, line, slots)}
+ROOMS = {room.__file__ for room in (verbs, returns, line, slots)}
 
 
 class HandlerAtLine:
