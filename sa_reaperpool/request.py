@@ -89,11 +89,13 @@ class Part:
         return self.thread is thread and self.whose is whose
 
     def __del__(self) -> None:
-        if process.forked():
-            # by the end of a copy of one of the parent's threads
+        owns = self.__dict__.get("owns")
+        if not owns or process.forked():
+            # interrupted as it was made, or nothing to do; or by the end of
+            # a copy of one of the parent's threads
             return
         at_home = holder.current() is self.home
-        for pool, own in self.owns.items():
+        for pool, own in owns.items():
             own.over = True
             if not at_home:
                 own.drop()

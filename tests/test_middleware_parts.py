@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
+import sys
 import threading
 
 import pytest
@@ -19,7 +21,9 @@ from stub import until
 import sa_reaperpool
 from sa_reaperpool import ReaperPool
 from sa_reaperpool import ReleaseConnections
+from sa_reaperpool import holder
 from sa_reaperpool.request import REQUEST
+from sa_reaperpool.request import Part
 
 
 @pytest.fixture
@@ -366,3 +370,19 @@ def test_join_that_is_reserved(thread_pool, worker):
     worker.result(plain.cursor)
     plain.close()
     assert thread_pool.stats().in_use == 0
+
+
+def test_one_that_is_interrupted_as_it_begins_ends_silently(monkeypatch):
+    """Its finaliser runs all the same, with what there is of it."""
+    noise = []
+    monkeypatch.setattr(sys, "unraisablehook", noise.append)
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(holder, "current", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Part(None, object())
+    gc.collect()
+    assert not noise
