@@ -38,13 +38,13 @@ class Probe:
 
     """
 
-    __slots__ = ("_connection", "_number_of", "_number", "_peek")
+    __slots__ = ("_connection", "_number_of", "_number", "_asked")
 
     def __init__(self, connection: Any, number_of: Callable[[], int]):
         self._connection = connection
         self._number_of = number_of
         self._number: int | None = None
-        self._peek: Callable[[], object] = bool
+        self._asked: Any = None
 
     def __call__(self) -> Look:
         """What there is to be seen, for any thread."""
@@ -68,9 +68,9 @@ class Probe:
                 return False
             number = self._number_of()
             if number != self._number:
-                self._peek = peek.at(number)
+                self._asked = peek.at(number)
                 self._number = number
-            return not self._peek()
+            return not peek.poll(self._asked, 1, 0)
         except Exception:
             return False
 
@@ -112,7 +112,7 @@ def descriptor(driver_connection: Any) -> Callable[[], int] | None:
 
 def _look(number: int) -> Look:
     if not hasattr(select, "poll"):
-        return Look.READABLE if peek.at(number)() else Look.QUIET
+        return Look.READABLE if peek.poll(number, 1, 0) else Look.QUIET
     events = peek.poll_of(number).poll(0)
     if not events:
         return Look.QUIET

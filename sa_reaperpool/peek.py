@@ -11,7 +11,6 @@ the module ``select``.
 
 from __future__ import annotations
 
-import functools
 import select
 from typing import Any
 from typing import Callable
@@ -42,7 +41,19 @@ def _system_poll() -> Any:
         return None
 
 
+def _module_poll(asked: Any, number: int, wait: int) -> object:
+    if hasattr(select, "poll"):
+        return asked.poll(wait)
+    readable, _, _ = select.select([asked], [], [], wait)
+    return readable
+
+
 _poll = _system_poll()
+
+poll: Callable[[Any, int, int], object] = _poll or _module_poll
+"""``poll(asked, 1, 0)`` looks: something true if there is something to be
+seen, or if it cannot look.  Called with numbers as they are, since each
+object of ctypes' would be one more to be made and one more to be kept."""
 
 if _poll is not None:
 
@@ -56,11 +67,10 @@ if _poll is not None:
         ]
 
 
-def at(number: int) -> Callable[[], object]:
-    """A function that looks at a descriptor, for one thread at a time.
+def at(number: int) -> Any:
+    """A descriptor, for :data:`.poll`; for one thread at a time.
 
-    What it returns is true if there is something to be seen, or if it cannot
-    look.  There is one for each connection, so it is small.
+    There is one for each connection, so it is small.
 
     :raises ValueError: there is no descriptor of that number.
 
@@ -69,16 +79,8 @@ def at(number: int) -> Callable[[], object]:
         # which poll() passes over
         raise ValueError(f"{number} is no descriptor's number")
     if _poll is not None:
-        asked = _Asked(number, select.POLLIN | GONE)
-        # that many, and at once
-        return functools.partial(_poll, ctypes.byref(asked), 1, 0)
-    if hasattr(select, "poll"):
-        return functools.partial(poll_of(number).poll, 0)
-    return functools.partial(_readable, number)
-
-
-def _readable(number: int) -> list[int]:
-    return select.select([number], [], [], 0)[0]
+        return ctypes.byref(_Asked(number, select.POLLIN | GONE))
+    return poll_of(number) if hasattr(select, "poll") else number
 
 
 def poll_of(number: int) -> Any:

@@ -54,6 +54,7 @@ class WithSock:
 def way(request, monkeypatch):
     if request.param != "the system's poll":
         monkeypatch.setattr(peek, "_poll", None)
+        monkeypatch.setattr(peek, "poll", peek._module_poll)
     if request.param == "select":
         monkeypatch.delattr(select, "poll")
 
