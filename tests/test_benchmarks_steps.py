@@ -1,0 +1,62 @@
+"""python -m benchmarks.steps: counts, which are the same on any machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from benches import ROOT
+from sqlalchemy.pool import QueuePool
+
+from benchmarks import steps
+from benchmarks.in_turn import InTurnPool
+from sa_reaperpool import ReaperPool
+
+
+@pytest.fixture(autouse=True)
+def tracer():
+    """Whoever traces the tests goes on with it."""
+    before = sys.gettrace()
+    yield
+    sys.settrace(before)
+
+
+def test_the_usual_checkout_takes_fewer_steps_than_queuepools():
+    ours, stock = (
+        steps.count(steps.checkout, poolclass)
+        for poolclass in (ReaperPool, QueuePool)
+    )
+    assert ours.number < 0.8 * stock.number
+    assert ours.calls < 0.25 * stock.calls
+
+
+def test_both_threads_are_counted():
+    """Who waits and who serves it, each in its own functions."""
+    found = steps.count(steps.wait, ReaperPool)
+    functions = {function for _, function in found.steps}
+    assert {"close", "rearrange", "_hand_on"} <= functions
+    assert {"check_out", "get", "sleep", "leave"} <= functions
+    assert found.number == found.steps.total()
+    assert found.number > 2 * steps.count(steps.checkout, ReaperPool).number
+
+
+def test_a_peer_waits_as_well():
+    found = steps.count(steps.wait, InTurnPool)
+    functions = {function for _, function in found.steps}
+    assert {"enter", "leave"} <= functions
+
+
+def test_runs():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.steps", "--functions"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for scene in steps.SCENES:
+        assert f"\n{scene.__doc__}\n" in done.stdout
+    assert done.stdout.count("QueuePool in turn") == len(steps.SCENES)
+    assert "connect  adapter/short.py" in done.stdout
