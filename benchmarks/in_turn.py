@@ -57,7 +57,10 @@ class Turnstile:
 
 
 class InTurnPool(QueuePool):
-    """Its threads go through a turnstile before they ask."""
+    """Its threads go through a turnstile before they ask.
+
+    As far as benches need it: of a limited size, with a time limit.
+    """
 
     def __init__(
         self,
@@ -72,7 +75,8 @@ class InTurnPool(QueuePool):
         def leave(dbapi_connection: Any, record: Any) -> None:
             turnstile.leave()
 
-        event.listen(self, "checkin", leave)
+        for ended in ("checkin", "detach"):
+            event.listen(self, ended, leave)
 
     def connect(self) -> PoolProxiedConnection:
         if not self._turnstile.enter(self.timeout()):

@@ -40,9 +40,7 @@ class Noting:
 
     The reaper may make a handle a :class:`.Refusing` one while a method
     here runs.  What the closed connection then raises would be taken for
-    the server's doing, and is replaced by what happened.  They take the
-    connection from the lease, and that from the handle at the last moment;
-    the handle's property for it is for others.
+    the server's doing, and is replaced by what happened.
     """
 
     __slots__ = ()
@@ -56,12 +54,10 @@ class Noting:
         level = lease.level
         try:
             if level is None:
-                cursor = self.lease.entry.dbapi_connection.cursor(
-                    *args, **kwargs
-                )
+                cursor = _connection_of(self).cursor(*args, **kwargs)
             else:
                 cursor = level.new_cursor(
-                    self.lease.entry.dbapi_connection,
+                    _connection_of(self),
                     args,
                     kwargs,
                     called_by_sqlalchemy(2),
@@ -81,7 +77,7 @@ class Noting:
         try:
             lease.touch()
             begun = lease.begin_work()
-            (lease.level or self.lease.entry.dbapi_connection).commit()
+            (lease.level or _connection_of(self)).commit()
         except ReservationError:
             if lease.level is not None and called_by_sqlalchemy(2):
                 lease.level.commit_refused()
@@ -104,7 +100,7 @@ class Noting:
                     return
                 lease.touch()
                 begun = lease.begin_work()
-                self.lease.entry.dbapi_connection.rollback()
+                _connection_of(self).rollback()
             else:
                 # by any thread
                 lease.taken_out()
@@ -333,6 +329,20 @@ class Refusing:
 
     def close(self) -> None:
         pass
+
+
+def _connection_of(handle: Any) -> Any:
+    """The connection that a handle stands for, for the handle's own use.
+
+    Its property is for others, who then use it past the handle.
+    """
+    try:
+        # In one line, in which no other thread runs: with the lease ends what
+        # it says of the connection.
+        return handle.__dict__["lease"].entry.dbapi_connection
+    except KeyError:
+        # as of what the handle is by now: detached, for example
+        return handle.dbapi_connection
 
 
 def _in_vain(level: Level) -> bool:

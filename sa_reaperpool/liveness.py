@@ -112,7 +112,9 @@ def descriptor(driver_connection: Any) -> Callable[[], int] | None:
 
 def _look(number: int) -> Look:
     if not hasattr(select, "poll"):
-        return Look.READABLE if peek.poll(number, 1, 0) else Look.QUIET
+        # there may have been one once, before something replaced the module's
+        readable, _, _ = select.select([number], [], [], 0)
+        return Look.READABLE if readable else Look.QUIET
     events = peek.poll_of(number).poll(0)
     if not events:
         return Look.QUIET

@@ -42,7 +42,7 @@ def _system_poll() -> Any:
 
 
 def _module_poll(asked: Any, number: int, wait: int) -> object:
-    if hasattr(select, "poll"):
+    if not isinstance(asked, int):
         return asked.poll(wait)
     readable, _, _ = select.select([asked], [], [], wait)
     return readable

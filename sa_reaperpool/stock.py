@@ -166,7 +166,13 @@ class StockedPool(TakingPool):
                 self.timings.count_if_many()
             entry.lent_at = 0.0
         if entry.dbapi_connection is None:
-            self.queue.put(entry, made=False)
+            if entry.outdated is None:
+                self.queue.put(entry, made=False)
+            else:
+                # Who had it when it was taken back may be in the midst of a
+                # step that looks at it for its connection: it never has
+                # another one's.
+                self.queue.discard(entry)
         elif entry.outdated is None and self.settings.max_age is None:
             self.queue.lay(entry)
         else:

@@ -459,6 +459,20 @@ def test_who_checks_out_keeps_the_interpreter():
     assert kept
 
 
+def test_a_poll_that_is_taken_away_later_is_done_without(monkeypatch):
+    """As by eventlet, which may patch the module after it was looked at."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        look = probe(WithFileno(ours))
+        assert look.quiet()
+        monkeypatch.delattr(select, "poll", raising=False)
+        assert look() is Look.QUIET
+        assert look.quiet()
+        theirs.send(b"x")
+        assert look() is Look.READABLE
+        assert not look.quiet()
+
+
 def test_look_is_one_system_call(monkeypatch):
     """Of the system calls that there are for this: one poll, no read."""
     calls = []

@@ -73,12 +73,15 @@ class Handle(Noting, _ConnectionFairy):
 
     @property
     def dbapi_connection(self) -> Any:
-        lease = self.__dict__.get("lease")
-        if lease is None:
+        try:
+            # with no call between, in which threads may be switched: with
+            # the lease ends what it says of the connection
+            lease = self.__dict__["lease"]
+            connection = lease.entry.dbapi_connection
+        except KeyError:
             # taken back at this moment
             return None
         lease.taken_out()
-        connection = lease.entry.dbapi_connection
         if lease.level is not None and not called_from_within(2):
             lease.level.expose(connection)
         return connection
@@ -99,10 +102,12 @@ class Handle(Noting, _ConnectionFairy):
     @property
     def is_valid(self) -> bool:
         try:
-            return self.lease.entry.dbapi_connection is not None
-        except AttributeError:
-            # taken back at this moment
+            # not by self.lease, which one that was taken back at this moment
+            # would refuse
+            lease = self.__dict__["lease"]
+        except KeyError:
             return False
+        return lease.entry.dbapi_connection is not None
 
     @property
     def leased(self) -> bool:
