@@ -61,7 +61,7 @@ class Holder:
         self.waits = False
         self._thread = None if thread is None else weakref.ref(thread)
         self._greenlet = _greenlet()
-        self._task = _task() if thread is None and _NATIVE else None
+        self._task = _task() if thread is None and NATIVE else None
         self._name = (
             _name_of(self._greenlet) if thread is None else thread.name
         )
@@ -102,7 +102,7 @@ class Holder:
 here = threading.local()
 """Each thread's ``seat``, and the ``holder`` that stands for it."""
 
-_NATIVE = type(here).__module__ == "_thread"
+NATIVE = type(here).__module__ == "_thread"
 """Are these a thread's, and not a greenlet's?"""
 
 _seated: dict[int, Holder] = {}
@@ -124,7 +124,7 @@ def current() -> Holder:
 def _sit_down() -> Holder:
     ident = threading.get_ident()
     thread = _this_thread()
-    holder = _ending(ident) if thread is None and _NATIVE else None
+    holder = _ending(ident) if thread is None and NATIVE else None
     if holder is None:
         seat = _Seat()
         holder = Holder(seat, thread)
@@ -185,7 +185,7 @@ def _seat_vacated(ref: weakref.ref[_Seat]) -> None:
     # child's copies of its parent's other threads end as the child begins,
     # and that is nobody's death.
     if _listeners and not forked():
-        if _NATIVE:
+        if NATIVE:
             _leave(threading.get_ident())
         for listener in _listeners:
             listener()
@@ -201,7 +201,7 @@ def _leave(ident: int) -> None:
 def _greenlet() -> weakref.ref[Any] | None:
     """The greenlet whose values here has, if they are a greenlet's."""
     module = sys.modules.get("greenlet")
-    if module is None or _NATIVE:
+    if module is None or NATIVE:
         return None
     return weakref.ref(module.getcurrent())
 

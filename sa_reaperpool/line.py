@@ -47,6 +47,7 @@ class Line(Slots[E]):
         limit: int | None = None,
         max_making: int | None = None,
         use_lifo: bool = False,
+        greenlets: bool = False,
         waits: Waits | None = None,
     ):
         super().__init__(
@@ -56,6 +57,7 @@ class Line(Slots[E]):
             max_making=max_making,
             use_lifo=use_lifo,
         )
+        self.greenlets = greenlets
         self._past = waits or Waits()
         self._surplus = surplus
         self._lock = threading.RLock()

@@ -54,6 +54,9 @@ class FairQueue(Returns[E]):
 
     :param use_lifo: serve the idle entry that was put back last, not first.
 
+    :param greenlets: are those who wait greenlets, and not threads?  Then
+     nobody is ever let in before them, see newcomers.py.
+
     :param waits: where those who waited are counted.
 
     """

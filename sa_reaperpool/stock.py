@@ -18,6 +18,7 @@ from typing import Callable
 from . import adapter
 from . import dead_end
 from . import fork
+from . import holder
 from . import process
 from . import upkeep
 from .adapter import Entry
@@ -87,6 +88,7 @@ class StockedPool(TakingPool):
             limit=limit_of(maxsize, max_overflow),
             max_making=self.settings.max_connecting,
             use_lifo=use_lifo,
+            greenlets=not holder.NATIVE,
             waits=self._counters.waits,
         )
 

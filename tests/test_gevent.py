@@ -268,3 +268,35 @@ def test_the_inherited_reaper_closes_nothing_where_c_code_forked(tmp_path):
         print(os.waitpid(child, 0)[1], pool.stats().idle)
         """,
     ) == ("closed by a child: False\n0 0")
+
+
+def test_in_turn(tmp_path):
+    """However short each holds it: another is woken in no time."""
+    assert (
+        run(
+            tmp_path,
+            """
+            class Connection:
+                def rollback(self):
+                    pass
+
+                close = rollback
+
+            pool = ReaperPool(Connection, 4, 0, timeout=5)
+            served = [0] * 20
+            spread = []
+
+            def work(number):
+                for _ in range(100):
+                    with pool.connect():
+                        served[number] += 1
+                        spread.append(max(served) - min(served))
+                        gevent.sleep(0)
+
+            workers = [gevent.spawn(work, number) for number in range(20)]
+            gevent.joinall(workers, raise_error=True, timeout=30)
+            print(max(spread) <= 2, set(served))
+            """,
+        )
+        == "True {100}"
+    )

@@ -54,6 +54,17 @@ def test_one_is_served_and_then_newcomers_are_let_in():
     assert [called(waiter) for waiter in line[1:]] == [True, False]
 
 
+def test_none_is_let_in_before_greenlets():
+    queue = Queue(limit=2, greenlets=True)
+    first, second = queue.get_nowait(), queue.get_nowait()
+    line = in_line(queue, 3)
+    give_back(queue, first, now=100.0)
+    give_back(queue, second, now=100.0 + BRIEF * 0.9)
+    assert [waiter.entry for waiter in line] == [first, second, None]
+    assert queue.open_until == 0
+    assert queue.get_nowait() is None
+
+
 def test_only_for_a_while():
     queue = Queue(limit=2)
     first, second = queue.get_nowait(), queue.get_nowait()

@@ -177,7 +177,7 @@ class ShortWay(PoolVerbs):
         """
         if self.timings is not None:
             self.timings.count_if_many()
-        busy = turn - self._turn_then > _BUSY
+        busy = turn - self._turn_then > _BUSY and not self.queue.greenlets
         self._turn_over, self._turn_then = now + _TURN, turn
         if busy and self._whose_turn is not holder:
             # not for one that is alone
