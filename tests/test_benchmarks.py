@@ -291,6 +291,6 @@ def interrupt(room: str, when: str, number: int) -> None:
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130
+    assert process.returncode == 130, errors
     assert "Interrupted" in errors
     assert "Traceback" not in errors
