@@ -9,7 +9,8 @@ Counts the instructions of bytecode, and the calls of Python functions, that
 a scene takes: the same number each time, whatever else the machine does.
 What is written in C counts as one step, a system call too, so that these
 tell where Python's part of the time goes, and no more.  In a process whose
-threads are busy it is the one that is short.
+threads are busy it is the one that is short.  Python 3.13 does not tell of
+all instructions that threads do, so that an older one is needed.
 
 The scenes are: a checkout and its return, on a driver that does nothing; a
 checkout that waits, together with the return that serves it; a query through
@@ -199,6 +200,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--functions", action="store_true", help="of which function, each"
     )
     given = parser.parse_args(arguments)
+    if sys.version_info >= (3, 13):
+        parser.error("it needs Python 3.12 or older, see --help")
     for scene in SCENES:
         print(f"\n{scene.__doc__}")
         for name, poolclass in POOLS.items():

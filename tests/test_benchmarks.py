@@ -291,6 +291,7 @@ def interrupt(room: str, when: str, number: int) -> None:
             _, errors = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130, errors
+    # to whoever runs it from a shell either is the same
+    assert process.returncode in (130, -number), errors
     assert "Interrupted" in errors
     assert "Traceback" not in errors
