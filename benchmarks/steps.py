@@ -39,22 +39,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from sa_reaperpool import ReaperPool
-
 from .fairness import pool_on
 from .fairness import warm
-from .in_turn import InTurnPool
-from .peers import LEAST
-from .peers import OURS
-from .peers import STOCK
+from .sessions import POOLS
 from .sessions import Base
 from .sessions import Thing
-
-POOLS: dict[str, type[QueuePool]] = {
-    STOCK: QueuePool,
-    LEAST: InTurnPool,
-    OURS: ReaperPool,
-}
 
 WARM_UP, TIMES = 20, 5
 
