@@ -46,7 +46,15 @@ from sqlalchemy.pool import QueuePool
 
 from sa_reaperpool import ReaperPool
 
+from .fairness import StubConnection
+from .fairness import pool_on
+
 Connect = Callable[[], Any]
+
+POOLS: dict[str, type[QueuePool]] = {
+    "QueuePool": QueuePool,
+    "ReaperPool": ReaperPool,
+}
 
 
 class Moment(NamedTuple):
@@ -113,14 +121,6 @@ class Result(NamedTuple):
     blocked: float
 
 
-class StubConnection:
-    def rollback(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class NoPool:
     """A semaphore and a list: what there would be without a pool."""
 
@@ -162,17 +162,18 @@ def use(url: str | None, connection: Any, hold: float) -> None:
 
 
 def make(name: str, url: str | None, size: int) -> Any:
-    if url is None:
-        connect: Connect = StubConnection
-        options: dict[str, Any] = {}
-    else:
-        pool = create_engine(make_url(url)).pool
-        connect = pool._creator  # type: ignore[attr-defined]
-        options = {"dialect": pool._dialect}
     if name == "no pool":
-        return NoPool(connect, size)
-    kind = ReaperPool if name == "ReaperPool" else QueuePool
-    return kind(connect, pool_size=size, max_overflow=0, **options)
+        return NoPool(_connect_to(url), size)
+    return pool_on(url, POOLS[name], size)
+
+
+def _connect_to(url: str | None) -> Connect:
+    if url is None:
+        return StubConnection
+    address = make_url(url)
+    dialect = create_engine(address).dialect
+    arguments, options = dialect.create_connect_args(address)
+    return lambda: dialect.connect(*arguments, **options)
 
 
 def measure(
@@ -244,7 +245,7 @@ def main() -> int:
 
         extensions.set_wait_callback(wait_callback)
 
-    names = ["no pool", "QueuePool", "ReaperPool"]
+    names = ["no pool", *POOLS]
     results: dict[str, list[Result]] = {name: [] for name in names}
     for number in range(arguments.rounds):
         for name in names[:: -1 if number % 2 else 1]:
