@@ -253,7 +253,7 @@ class Bailiff:
             if handle is None:
                 # its finaliser was just about to do this
                 adapter.finish_joins(lease, pool)
-                adapter.return_collected(lease.entry, pool, ref)
+                adapter.return_collected(lease.entry, pool)
                 return True
             told = self._description(lease)
             error = pool.reclaimed(self._story(lease, why), reason)
@@ -354,6 +354,7 @@ class Bailiff:
         connection = entry.dbapi_connection
         try:
             if connection is not None and pool.may_look_into(connection):
+                pool.in_others_hands.add(id(connection))
                 end_command(entry.driver_connection)
             entry.discard(error)
         except Exception:

@@ -55,15 +55,44 @@ def end_command(driver_connection: Any) -> bool:
 
 
 def _let_leave(driver_connection: Any) -> None:
-    """Let who runs the command be told of its end.
-
-    psycopg's thread is in the midst of libpq's functions until then, and to
-    close the connection would free what they use; it has a lock for that.
-    psycopg2's close() itself waits.
-    """
+    """Let who runs the command be told of its end."""
     lock = getattr(driver_connection, "lock", None)
     if isinstance(lock, _LOCK) and lock.acquire(timeout=PATIENCE):
         lock.release()
+
+
+def finish_alone(driver_connection: Any) -> bool:
+    """Close what another thread may use at any moment, if it is psycopg's.
+
+    Its ``close()`` frees what libpq's functions use, while the other thread
+    may be in the midst of one: the process would crash.  It has a lock for
+    these, which its ``close()`` does not take; so it is taken here.  (Around
+    ``close()`` itself it could be taken twice: a class derived from psycopg's
+    may do more there.)  psycopg2's ``close()`` waits by itself.
+
+    :return: whether it may be closed in the usual way, too.  If not, whoever
+     uses it has not come back from libpq, though its socket was shut down;
+     what it uses is freed when it has let go of it.
+
+    """
+    lock = getattr(driver_connection, "lock", None)
+    finish = getattr(
+        getattr(driver_connection, "pgconn", None), "finish", None
+    )
+    if finish is None or not isinstance(lock, _LOCK):
+        return True
+    if not lock.acquire(blocking=False):
+        _shut_down_socket(driver_connection)
+        if not lock.acquire(timeout=PATIENCE):
+            return False
+    try:
+        # psycopg_pool may have close() give it back
+        pool = getattr(driver_connection, "_pool", None)
+        if not getattr(pool, "close_returns", False):
+            finish()
+    finally:
+        lock.release()
+    return True
 
 
 def _may_wait(driver_connection: Any) -> bool:

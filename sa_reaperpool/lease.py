@@ -73,6 +73,12 @@ class Lease(weakref.ref[Any]):
 
     It is itself the weak reference to its handle, under which the pool has
     it: one object less in every checkout.  Made by :func:`.begun`.
+
+    It has no callback: that its handle is collected it is told by that one's
+    ``__del__()``.  When a weak reference is freed, CPython (3.10 to 3.13, and
+    maybe later) lets go of what it refers to by its own attributes while it
+    is known to its object; if finalisers run in that, and the object is found
+    to be garbage meanwhile, the process crashes over the callback.
     """
 
     __slots__ = (
@@ -193,6 +199,20 @@ class Lease(weakref.ref[Any]):
             self._last = holder
             self._add(holder)
 
+    def collected(self) -> None:
+        """Called when its handle is garbage; also if it has ended."""
+        try:
+            pool = self.pool
+            # where the pool is garbage as well, connections are left to
+            # their driver, as ever
+            if self not in pool._leases or self.entry.pool() is None:
+                return
+        except (AttributeError, TypeError):
+            # Interrupted as it began; what is in no dictionary so far has no
+            # hash, and gets none once its handle is gone.
+            return
+        pool._handle_collected(self)
+
     def begin_work(self) -> Holder:
         """Who used it last begins a command.
 
@@ -296,7 +316,7 @@ def begun(
     :param line: the application's, that asked for it.
 
     """
-    lease = Lease(handle, lease_ended)
+    lease = Lease(handle)
     lease.pool = pool
     lease.entry = entry
     lease.turn = turn
@@ -311,17 +331,6 @@ def begun(
     if line is not None:
         lease._code, lease._place = line
     return lease
-
-
-def lease_ended(lease: weakref.ref[Any]) -> None:
-    """Called when a handle is garbage collected that has a lease."""
-    try:
-        pool = lease.pool  # type: ignore[attr-defined]
-    except AttributeError:
-        # interrupted as it began
-        return
-    if pool is not None:
-        pool._handle_collected(lease)
 
 
 def _remove(items: list[T], item: T) -> None:

@@ -66,6 +66,7 @@ class StockedPool(TakingPool):
     def _begin_empty(self) -> None:
         self._leases = {}
         self._reasons = {}
+        self.in_others_hands = set()
         self._refill_lock = threading.RLock()
         self._started = False
         self._unusual = True
@@ -248,7 +249,7 @@ class StockedPool(TakingPool):
             lease = self._leases.pop(ref, None)
             if lease is not None:
                 lost = adapter.finish_joins(lease, self)
-                adapter.return_collected(lease.entry, self, ref)
+                adapter.return_collected(lease.entry, self)
                 warn_of_lost(lost)
         except BaseException:
             if lease is not None:

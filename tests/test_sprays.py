@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os.path
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import weakref
 
 import pytest
 import sqlalchemy.pool.base
+from benches import ROOT
 from sqlalchemy import create_engine
 from sqlalchemy import event
 from stub import Driver
@@ -25,8 +25,6 @@ from sa_reaperpool import JoinEnded
 from sa_reaperpool import ReaperPool
 from sa_reaperpool.place import Place
 from sa_reaperpool.queue import FairQueue
-
-ROOT = os.path.dirname(os.path.dirname(__file__))
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")

@@ -64,9 +64,9 @@ and ``dbapi_connection`` as a slot)
 
 ``_finalize_fairy()``, ``_ConnectionFairy._finalizer`` (2.1),
 ``_strong_ref_connection_records`` (2.0)
-    What returns a handle that was garbage collected.  It is replaced by a
-    weak reference in ``pool._leases``, so that this return too has to win
-    the lease before it touches the connection.
+    What returns a handle that was garbage collected.  It is replaced by
+    ``Handle.__del__()``, so that this return too has to win the lease
+    before it touches the connection.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ finaliser and the pool do.
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import Callable
 from typing import cast
 
 from sqlalchemy.pool import base as _base
@@ -38,7 +40,7 @@ _strong_refs: dict[Any, Any] | None = getattr(
 dbapi_connection_slot = _ConnectionFairy.__dict__["dbapi_connection"]
 
 NO_FINALISER: Any = SimpleNamespace(detach=lambda: None, alive=False)
-"""A handle's from when it has a lease, whose weak reference is one."""
+"""A handle's from when it has a lease, and by that one of its own."""
 
 
 class EndedHandle(_ConnectionFairy):
@@ -163,16 +165,17 @@ def is_inherited(fairy: Any, pool: AdaptedQueuePool) -> bool:
     fork.keep((entry, fairy.dbapi_connection))
     # in 2.0 this is the finaliser
     entry.fairy_ref = None
-    no_finaliser(fairy)
+    finaliser_of(fairy)()
     fairy.dbapi_connection = fairy._connection_record = None
     return True
 
 
-def no_finaliser(fairy: Any) -> None:
+def finaliser_of(fairy: Any) -> Callable[[], object]:
+    """What has SQLAlchemy's own finaliser do nothing."""
     if _strong_refs is None:
-        fairy._finalizer.detach()
-    else:
-        _strong_refs.pop(weakref.ref(fairy), None)
+        detach: Callable[[], object] = fairy._finalizer.detach
+        return detach
+    return partial(_strong_refs.pop, weakref.ref(fairy), None)
 
 
 class _Returned(EndedHandle):
@@ -193,19 +196,21 @@ class _Returned(EndedHandle):
         self.dbapi_connection = cast(Any, entry.dbapi_connection)
 
 
-def return_collected(
-    entry: Entry, pool: AdaptedQueuePool, ref: weakref.ref[Any]
-) -> None:
-    """Return a connection whose handle was garbage collected."""
+def _gone() -> None:
+    """In place of an entry's weak reference to a handle that goes."""
+
+
+def return_collected(entry: Entry, pool: AdaptedQueuePool) -> None:
+    """Return a connection whose handle is garbage collected."""
     # as SQLAlchemy wants to see it
-    entry.fairy_ref = ref
+    entry.fairy_ref = _gone  # type: ignore[assignment]
     fairy = _Returned(entry, pool)
     if _strong_refs is None:
         _finalize_fairy(
             None, entry, pool, fairy._echo, fairy=fairy, is_gc_cleanup=True
         )
     else:
-        _finalize_fairy(None, entry, pool, ref, fairy._echo, fairy=fairy)  # type: ignore[arg-type]
+        _finalize_fairy(None, entry, pool, _gone, fairy._echo, fairy=fairy)  # type: ignore[arg-type]
 
 
 def return_fenced(lease: Lease, pool: AdaptedQueuePool) -> list[str]:

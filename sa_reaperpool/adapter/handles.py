@@ -6,6 +6,7 @@ checkout is, :meth:`.ShortWay.connect` in short.py.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from time import monotonic
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -32,9 +33,9 @@ from .ended import EndedHandle
 from .ended import PartedHandle
 from .ended import ReclaimedHandle
 from .ended import dbapi_connection_slot
+from .ended import finaliser_of
 from .ended import finish_joins
 from .ended import is_parents
-from .ended import no_finaliser
 from .ended import take_apart
 from .no_dialect import NO_DIALECT
 
@@ -67,6 +68,10 @@ class Handle(Noting, _ConnectionFairy):
 
     _pool: AdaptedQueuePool
     _finalizer: Any = NO_FINALISER
+
+    # Nothing in Python has the handle as it is called: an exception there
+    # may be kept by somebody, and with its frames what these have.
+    __del__ = property(attrgetter("lease.collected"))
 
     # The connection is had from the lease's entry: the slot for it is filled
     # only once the lease has ended, when this is another class.
@@ -202,8 +207,6 @@ class Handle(Noting, _ConnectionFairy):
                     pool.let_others_run(now, turn, lease.last_holder)
             else:
                 pool._give_back(entry)
-            # it is a weak reference, and would fire
-            lease = None
         except BaseException as error:
             if lease is None:
                 if isinstance(error, ConnectionReclaimed):
@@ -292,7 +295,6 @@ def _end(handle: Handle) -> Lease | None:
     # in this order: where there is no lease there is no Handle either
     handle.__class__ = EndedHandle  # type: ignore[assignment]
     handle.dbapi_connection = lease.entry.dbapi_connection
-    # with the lease goes its weak reference, before that can fire
     del handle.lease
     return lease  # type: ignore[no-any-return]
 
@@ -360,12 +362,14 @@ def attach(fairy: Any, pool: AdaptedQueuePool) -> Handle:
     line = application_line(2)
     lease = begun(fairy, pool, entry, pool.queue.turn(entry), line)
     lease.usual = not fairy._echo
-    pool._leases[lease] = lease
     entry.lent_at = lease.taken
-    entry.fairy_ref = lent
-    no_finaliser(fairy)
     fairy.lease = lease
+    detach_other = finaliser_of(fairy)
     fairy.__class__ = Handle
+    # with no call between: SQLAlchemy's has nothing to do once it is told
+    # that the handle is not gone
+    pool._leases[lease] = lease; entry.fairy_ref = lent  # fmt: skip  # noqa: E702
+    detach_other()
     return cast(Handle, fairy)
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.pool import reset_rollback
 from sqlalchemy.pool.base import _ConnDialect
 from sqlalchemy.pool.events import PoolEvents
 
+from ..cancel import finish_alone
 from ..lease import LeaseInfo
 from ..words import plain
 from .dialects import forget_first_run
@@ -60,7 +61,15 @@ class AdaptedQueuePool(ShortWay):
     ) -> None:
         if id(connection) in self._inherited:
             return
-        if self._closer is None:
+        if id(connection) in self.in_others_hands and not finish_alone(
+            self.driver_of(connection)
+        ):
+            self.logger.warning(
+                "Not closed, but cut off from its server: a thread does not "
+                "come back from its driver, with connection %r",
+                connection,
+            )
+        elif self._closer is None:
             super()._close_connection(connection, terminate=terminate)
         else:
             self._close_its_own_way(self._closer, connection)

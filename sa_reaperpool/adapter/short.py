@@ -20,7 +20,6 @@ from ..checkout import UNSET
 from ..holder import here as _here
 from ..labels import current as current_label
 from ..lease import Lease
-from ..lease import lease_ended
 from .ended import is_parents
 from .ended import take_apart
 from .entry import Entry
@@ -125,7 +124,7 @@ class ShortWay(PoolVerbs):
                     handle._echo = False
                     handle._counter = 1
                     # as lease.begun()
-                    handle.lease = lease = Lease(handle, lease_ended)
+                    handle.lease = lease = Lease(handle)
                     lease.pool = self
                     lease.entry = entry
                     lease.turn = slot.turn
