@@ -62,13 +62,16 @@ def _let_leave(driver_connection: Any) -> None:
 
 
 def finish_alone(driver_connection: Any) -> bool:
-    """Close what another thread may use at any moment, if it is psycopg's.
+    """Before the close of what its user may go on with at any moment.
 
-    Its ``close()`` frees what libpq's functions use, while the other thread
-    may be in the midst of one: the process would crash.  It has a lock for
-    these, which its ``close()`` does not take; so it is taken here.  (Around
-    ``close()`` itself it could be taken twice: a class derived from psycopg's
-    may do more there.)  psycopg2's ``close()`` waits by itself.
+    psycopg2's ``close()`` would wait for another command, so that one which
+    has begun since :func:`.end_command` is cut off.
+
+    psycopg's would not, and free what libpq's functions use while the user's
+    thread may be in the midst of one: the process would crash.  There is a
+    lock for these functions, so this is done here, with the lock held.  (Not
+    ``close()`` itself: a class derived from psycopg's may do more there, for
+    which it takes the lock.)
 
     :return: whether it may be closed in the usual way, too.  If not, whoever
      uses it has not come back from libpq, though its socket was shut down;
@@ -80,6 +83,8 @@ def finish_alone(driver_connection: Any) -> bool:
         getattr(driver_connection, "pgconn", None), "finish", None
     )
     if finish is None or not isinstance(lock, _LOCK):
+        if liveness.running(driver_connection):
+            _shut_down_socket(driver_connection)
         return True
     if not lock.acquire(blocking=False):
         _shut_down_socket(driver_connection)

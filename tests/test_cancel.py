@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from types import SimpleNamespace
 
+import pytest
 from stub import Task
 
+from sa_reaperpool import ConnectionReclaimed
+from sa_reaperpool import ReaperPool
+from sa_reaperpool import cancel
 from sa_reaperpool.cancel import end_command
+from sa_reaperpool.cancel import finish_alone
 
 
 class Running:
@@ -46,3 +52,81 @@ def test_nothing_runs():
     connection.info.transaction_status = 0
     assert not end_command(connection)
     assert not connection.ordered.is_set()
+
+
+class Driven(Running):
+    """As psycopg's, with what its close() frees."""
+
+    def __init__(self):
+        super().__init__()
+        self.sock, self.server = socket.socketpair()
+        self.pgconn = SimpleNamespace(finish=self.finish)
+        self.finished = []
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def run(self):
+        with self.lock:
+            self.begun.set()
+            assert self.sock.recv(1) == b""
+
+    def finish(self):
+        self.finished.append(self.lock.locked())
+
+    def rollback(self):
+        pass
+
+    cursor = rollback
+
+    def close(self):
+        raise AssertionError("it is in use")
+
+
+@pytest.fixture
+def driven():
+    connection = Driven()
+    yield connection
+    connection.sock.close()
+    connection.server.close()
+
+
+def test_it_is_finished_while_nobody_else_can_use_it(driven):
+    assert finish_alone(driven)
+    assert driven.finished == [True]
+    assert not driven.lock.locked()
+
+
+def test_who_uses_it_by_then_is_cut_off(driven):
+    running = Task(driven.run)
+    assert driven.begun.wait(20)
+    assert finish_alone(driven)
+    assert driven.finished == [True]
+    running.result()
+
+
+def test_what_is_used_on_is_not_closed(driven, monkeypatch):
+    monkeypatch.setattr(cancel, "PATIENCE", 0.01)
+    with driven.lock:
+        assert not finish_alone(driven)
+    assert driven.finished == []
+    assert driven.server.recv(1) == b""
+
+
+def test_what_another_pool_gets_back_is_not_finished(driven):
+    driven._pool = SimpleNamespace(close_returns=True)
+    assert finish_alone(driven)
+    assert driven.finished == []
+
+
+def test_the_pool_does_not_close_what_is_used_on(driven, monkeypatch, caplog):
+    monkeypatch.setattr(cancel, "PATIENCE", 0.01)
+    pool = ReaperPool(lambda: driven, 1, 0, reaping_frequency=None)
+    handle = pool.connect()
+    with driven.lock:
+        pool.disconnect()
+    assert "does not come back from its driver" in caplog.text
+    assert driven.finished == []
+    assert (pool.checkedout(), pool.stats().closed) == (0, {"shutdown": 1})
+    with pytest.raises(ConnectionReclaimed):
+        handle.cursor()

@@ -6,6 +6,9 @@ import contextlib
 import dataclasses
 import gc
 import inspect
+import os
+import subprocess
+import sys
 import threading
 from collections import defaultdict
 
@@ -21,6 +24,7 @@ from stub import Task
 from stub import in_ended_thread
 from stub import switching_often
 
+import sa_reaperpool
 from sa_reaperpool import HolderInfo
 from sa_reaperpool import LeaseInfo
 from sa_reaperpool import ReaperPool
@@ -341,3 +345,51 @@ def test_description_at_a_given_time(clock):
     assert (info.held_for, info.unused_for) == (25, 15)
     # used by another thread since the time was taken
     assert describe(lease, 1005.0, None).unused_for == 0
+
+
+CRASHES = """
+import gc
+import sys
+
+from stub import Driver
+
+from sa_reaperpool import ReaperPool
+
+gc.disable()
+
+
+class Collects:
+    def __del__(self):
+        print("freed")
+        gc.collect()
+
+
+pool = ReaperPool(Driver().connect, 1, 0, reaping_frequency=None)
+handle = pool.connect()
+lease = handle.lease
+# with the entry
+handle.record_info["mine"] = Collects()
+# as by an exception's traceback
+garbage = [handle]
+garbage.append(garbage)
+del handle, garbage
+pool.disconnect()
+print("disconnected")
+del lease
+print("done")
+"""
+
+
+def test_garbage_is_collected_as_a_lease_is_freed():
+    """What it frees runs finalisers, while its handle is garbage."""
+    package = os.path.dirname(os.path.dirname(sa_reaperpool.__file__))
+    places = [package, os.path.dirname(__file__)]
+    ended = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", CRASHES],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == "disconnected\nfreed\ndone\n"
