@@ -91,13 +91,17 @@ def finish_alone(driver_connection: Any) -> bool:
         if not lock.acquire(timeout=PATIENCE):
             return False
     try:
-        # psycopg_pool may have close() give it back
-        pool = getattr(driver_connection, "_pool", None)
-        if not getattr(pool, "close_returns", False):
+        if not _goes_back(driver_connection):
             finish()
     finally:
         lock.release()
     return True
+
+
+def _goes_back(driver_connection: Any) -> bool:
+    """Does its close() give it back to a pool, of psycopg_pool's?"""
+    parts = list(vars(driver_connection).values())
+    return any(getattr(part, "close_returns", None) is True for part in parts)
 
 
 def _may_wait(driver_connection: Any) -> bool:
