@@ -354,8 +354,9 @@ class Bailiff:
         connection = entry.dbapi_connection
         try:
             if connection is not None and pool.may_look_into(connection):
-                pool.in_others_hands.add(id(connection))
-                end_command(entry.driver_connection)
+                driver_connection = entry.driver_connection
+                end_command(driver_connection)
+                pool.in_others_hands[id(connection)] = driver_connection
             entry.discard(error)
         except Exception:
             pool.logger.error(

@@ -19,7 +19,10 @@ import logging
 import os
 import socket
 import threading
+from contextlib import contextmanager
 from typing import Any
+from typing import Callable
+from typing import Iterator
 
 from . import liveness
 
@@ -57,17 +60,30 @@ def end_command(driver_connection: Any) -> bool:
 def _let_leave(driver_connection: Any) -> None:
     """Let who runs the command be told of its end."""
     lock = getattr(driver_connection, "lock", None)
-    if isinstance(lock, _LOCK) and lock.acquire(timeout=PATIENCE):
-        lock.release()
+    if isinstance(lock, _LOCK):
+        _alone(lock, PATIENCE, lambda: None)
+
+
+def _alone(lock: Any, patience: float, work: Callable[[], object]) -> bool:
+    """Do this with a lock held; False if it was not to be had in time."""
+    taken: list[bool] = []
+    try:
+        # by functions in C alone: an interruption does not come between the
+        # lock and who knows that it is taken
+        taken.extend(map(lock.acquire, [True], [patience]))
+        if taken[0]:
+            work()
+        return taken[0]
+    finally:
+        # nor here, with no call before it
+        if taken and taken[0]:
+            lock.release()
 
 
 def finish_alone(driver_connection: Any) -> bool:
     """Before the close of what its user may go on with at any moment.
 
-    psycopg2's ``close()`` would wait for another command, so that one which
-    has begun since :func:`.end_command` is cut off.
-
-    psycopg's would not, and free what libpq's functions use while the user's
+    psycopg's ``close()`` frees what libpq's functions use, while the user's
     thread may be in the midst of one: the process would crash.  There is a
     lock for these functions, so this is done here, with the lock held.  (Not
     ``close()`` itself: a class derived from psycopg's may do more there, for
@@ -78,24 +94,42 @@ def finish_alone(driver_connection: Any) -> bool:
      what it uses is freed when it has let go of it.
 
     """
-    lock = getattr(driver_connection, "lock", None)
-    finish = getattr(
-        getattr(driver_connection, "pgconn", None), "finish", None
-    )
-    if finish is None or not isinstance(lock, _LOCK):
-        if liveness.running(driver_connection):
-            _shut_down_socket(driver_connection)
-        return True
-    if not lock.acquire(blocking=False):
-        _shut_down_socket(driver_connection)
-        if not lock.acquire(timeout=PATIENCE):
-            return False
     try:
-        if not _goes_back(driver_connection):
-            finish()
+        lock = driver_connection.lock
+        finish = driver_connection.pgconn.finish
+        if not isinstance(lock, _LOCK) or _goes_back(driver_connection):
+            return True
+    except Exception:
+        # not psycopg's
+        return True
+    if _alone(lock, 0, finish):
+        return True
+    _shut_down_socket(driver_connection)
+    return _alone(lock, PATIENCE, finish)
+
+
+@contextmanager
+def cut_off_late(driver_connection: Any) -> Iterator[None]:
+    """Around a close: who keeps it waiting is cut off.
+
+    psycopg2's waits for a command that has begun since :func:`.end_command`,
+    which its status does not always tell.
+    """
+    timer = threading.Timer(
+        PATIENCE / 4, _shut_down_socket, [driver_connection]
+    )
+    timer.daemon = True
+    timer.name = "sa_reaperpool cancel"
+    try:
+        if liveness.descriptor(driver_connection) is not None:
+            timer.start()
+    except RuntimeError as error:
+        # no more threads, or the interpreter ends
+        log.debug("No thread for a cancel: %s", error)
+    try:
+        yield
     finally:
-        lock.release()
-    return True
+        timer.cancel()
 
 
 def _goes_back(driver_connection: Any) -> bool:

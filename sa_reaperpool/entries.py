@@ -389,7 +389,6 @@ class OpeningPool(AdaptedQueuePool):
 
     def _closed(self, connection: Any, terminated: bool) -> None:
         reason = self._reasons.pop(id(connection), None)
-        self.in_others_hands.discard(id(connection))
         if reason is None:
             # closed by SQLAlchemy, of its own accord
             reason = "failed" if terminated else "detached"

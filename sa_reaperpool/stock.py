@@ -66,7 +66,7 @@ class StockedPool(TakingPool):
     def _begin_empty(self) -> None:
         self._leases = {}
         self._reasons = {}
-        self.in_others_hands = set()
+        self.in_others_hands = {}
         self._refill_lock = threading.RLock()
         self._started = False
         self._unusual = True

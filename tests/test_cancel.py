@@ -7,6 +7,8 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from stub import Connection
+from stub import Driver
 from stub import Task
 
 from sa_reaperpool import ConnectionReclaimed
@@ -113,6 +115,17 @@ def test_what_is_used_on_is_not_closed(driven, monkeypatch):
     assert driven.server.recv(1) == b""
 
 
+def test_who_is_interrupted_leaves_it_unlocked(driven):
+    driven.pgconn.finish = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        finish_alone(driven)
+    assert not driven.lock.locked()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
 def test_what_another_pool_gets_back_is_not_finished(driven):
     driven._pool = SimpleNamespace(close_returns=True)
     assert finish_alone(driven)
@@ -130,3 +143,63 @@ def test_the_pool_does_not_close_what_is_used_on(driven, monkeypatch, caplog):
     assert (pool.checkedout(), pool.stats().closed) == (0, {"shutdown": 1})
     with pytest.raises(ConnectionReclaimed):
         handle.cursor()
+
+
+def test_who_closes_it_in_a_way_of_his_own_gets_it_as_it_is(driven):
+    pool = ReaperPool(lambda: driven, 1, 0, reaping_frequency=None)
+    closed = []
+    pool.disconnect_with(closed.append)
+    handle = pool.connect()
+    pool.disconnect()
+    assert closed == [driven]
+    assert driven.finished == []
+    assert not handle.is_valid
+
+
+class Reluctant(Connection):
+    """Remote, as it were: it does not know what it has."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"no such command: {name}")
+
+
+def test_what_knows_no_lock_is_closed():
+    driver = Driver()
+    pool = ReaperPool(
+        lambda: Reluctant(driver, 1), 1, 0, reaping_frequency=None
+    )
+    handle = pool.connect()
+    connection = handle.driver_connection
+    pool.disconnect()
+    assert connection.closed
+    assert pool.stats().closed == {"shutdown": 1}
+    assert pool.in_others_hands == {}
+
+
+class Slow(Running):
+    """As psycopg2's, whose close() waits while its status tells nothing."""
+
+    def __init__(self, sock):
+        self.sock = sock
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def rollback(self):
+        pass
+
+    cursor = rollback
+
+    def close(self):
+        assert self.sock.recv(1) == b""
+
+
+def test_a_close_that_waits_is_cut_off(monkeypatch):
+    monkeypatch.setattr(cancel, "PATIENCE", 0.04)
+    ours, server = socket.socketpair()
+    with ours, server:
+        pool = ReaperPool(lambda: Slow(ours), 1, 0, reaping_frequency=None)
+        handle = pool.connect()
+        Task(pool.disconnect).result()
+        assert not handle.is_valid
+        assert server.recv(1) == b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import gc
 import inspect
@@ -393,3 +394,12 @@ def test_garbage_is_collected_as_a_lease_is_freed():
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == "disconnected\nfreed\ndone\n"
+
+
+def test_a_copy_of_a_handle_returns_nothing_of_it(pool):
+    handle = pool.connect()
+    other = copy.copy(handle)
+    assert other is handle
+    del other
+    assert pool.checkedout() == 1
+    handle.close()

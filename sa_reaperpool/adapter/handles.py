@@ -73,6 +73,10 @@ class Handle(Noting, _ConnectionFairy):
     # may be kept by somebody, and with its frames what these have.
     __del__ = property(attrgetter("lease.collected"))
 
+    def __copy__(self) -> Handle:
+        # another one would return the connection, too
+        return self
+
     # The connection is had from the lease's entry: the slot for it is filled
     # only once the lease has ended, when this is another class.
 

@@ -14,6 +14,7 @@ from sqlalchemy.pool import reset_rollback
 from sqlalchemy.pool.base import _ConnDialect
 from sqlalchemy.pool.events import PoolEvents
 
+from ..cancel import cut_off_late
 from ..cancel import finish_alone
 from ..lease import LeaseInfo
 from ..words import plain
@@ -61,18 +62,21 @@ class AdaptedQueuePool(ShortWay):
     ) -> None:
         if id(connection) in self._inherited:
             return
-        if id(connection) in self.in_others_hands and not finish_alone(
-            self.driver_of(connection)
-        ):
+        taken_back = self.in_others_hands.pop(id(connection), None)
+        if self._closer is not None:
+            # which may want it as it is
+            self._close_its_own_way(self._closer, connection)
+        elif taken_back is None:
+            super()._close_connection(connection, terminate=terminate)
+        elif finish_alone(taken_back):
+            with cut_off_late(taken_back):
+                super()._close_connection(connection, terminate=terminate)
+        else:
             self.logger.warning(
                 "Not closed, but cut off from its server: a thread does not "
                 "come back from its driver, with connection %r",
                 connection,
             )
-        elif self._closer is None:
-            super()._close_connection(connection, terminate=terminate)
-        else:
-            self._close_its_own_way(self._closer, connection)
         # not if that was interrupted: it may not have come to it
         self._closed(connection, terminate)
 

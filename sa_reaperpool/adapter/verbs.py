@@ -29,8 +29,9 @@ class PoolVerbs(QueuePool):
     # another in its class, takes longer
     _dialect_given: Any = None
     _inherited: frozenset[int] = frozenset()
-    in_others_hands: set[int]
-    """The ids of connections that are taken back, while not yet closed."""
+    in_others_hands: dict[int, Any]
+    """By id, the drivers' own of the connections that are taken back, until
+    they are closed."""
 
     process: int = 0
     """Whose connections these are."""
