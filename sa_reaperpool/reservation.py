@@ -314,7 +314,9 @@ class ReservingPool(StockedPool):
 
         Who holds one gets :class:`.ConnectionReclaimed` at its next use.
         The pool can be used on, and opens new ones.  What psycopg2 and
-        psycopg run is cancelled; other drivers' close may wait for it.
+        psycopg run is cancelled.  Another driver's close may wait for what
+        it runs: for half a second where the driver tells its socket, which
+        is shut down then, else to its end.
         """
         self._care.close_idle(None, "shutdown")
         for entry in self.queue.entries():
