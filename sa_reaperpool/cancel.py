@@ -130,6 +130,9 @@ def cut_off_late(driver_connection: Any) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+        if timer.ident is not None:
+            # it ends at once, and is not seen by who is told of the close
+            timer.join()
 
 
 def _goes_back(driver_connection: Any) -> bool:
