@@ -115,24 +115,27 @@ def cut_off_late(driver_connection: Any) -> Iterator[None]:
     psycopg2's waits for a command that has begun since :func:`.end_command`,
     which its status does not always tell.
     """
-    timer = threading.Timer(
-        PATIENCE / 4, _shut_down_socket, [driver_connection]
-    )
-    timer.daemon = True
-    timer.name = "sa_reaperpool cancel"
-    try:
-        if liveness.descriptor(driver_connection) is not None:
-            timer.start()
-    except RuntimeError as error:
-        # no more threads, or the interpreter ends
-        log.debug("No thread for a cancel: %s", error)
-    try:
+    # made before the close, which gives its number to whoever is next
+    duplicate = _duplicate(driver_connection)
+    if duplicate is None:
         yield
-    finally:
-        timer.cancel()
-        if timer.ident is not None:
-            # it ends at once, and is not seen by who is told of the close
-            timer.join()
+        return
+    with duplicate:
+        timer = threading.Timer(PATIENCE / 4, _shut_down, [duplicate])
+        timer.daemon = True
+        timer.name = "sa_reaperpool cancel"
+        try:
+            timer.start()
+        except RuntimeError as error:
+            # no more threads, or the interpreter ends
+            log.debug("No thread for a cancel: %s", error)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if timer.ident is not None:
+                # it ends at once, and is not seen by who is told of the close
+                timer.join()
 
 
 def _goes_back(driver_connection: Any) -> bool:
@@ -172,16 +175,32 @@ def _within(seconds: float, order: Any) -> None:
 
 
 def _shut_down_socket(driver_connection: Any) -> None:
+    duplicate = _duplicate(driver_connection)
+    if duplicate is not None:
+        with duplicate:
+            _shut_down(duplicate)
+
+
+def _duplicate(driver_connection: Any) -> socket.socket | None:
+    """Its socket once more; None if it has none, or is closed."""
     try:
         number_of = liveness.descriptor(driver_connection)
         if number_of is None:
-            return
+            return None
         number = os.dup(number_of())
     except Exception:
         # closed meanwhile
-        return
+        return None
     try:
-        with socket.socket(fileno=number) as duplicate:
-            duplicate.shutdown(socket.SHUT_RDWR)
+        return socket.socket(fileno=number)
+    except OSError:
+        # something else's
+        os.close(number)
+        return None
+
+
+def _shut_down(duplicate: socket.socket) -> None:
+    try:
+        duplicate.shutdown(socket.SHUT_RDWR)
     except OSError as error:
         log.debug("Socket could not be shut down: %s", error)
