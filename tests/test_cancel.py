@@ -163,7 +163,7 @@ class Reluctant(Connection):
         raise RuntimeError(f"no such command: {name}")
 
 
-def test_what_knows_no_lock_is_closed():
+def test_what_knows_no_lock_is_closed(caplog):
     driver = Driver()
     pool = ReaperPool(
         lambda: Reluctant(driver, 1), 1, 0, reaping_frequency=None
@@ -172,6 +172,7 @@ def test_what_knows_no_lock_is_closed():
     connection = handle.driver_connection
     pool.disconnect()
     assert connection.closed
+    assert "Exception" not in caplog.text
     assert pool.stats().closed == {"shutdown": 1}
     assert pool.in_others_hands == {}
 
